@@ -1,0 +1,186 @@
+"""Logs: stable event names with fields, one line each, as JSON or for people; never a secret, signature or body.
+
+A program calls `configure` once. Until then, as inside somebody else's app, everything goes to the standard
+library's logger `dispatcher`, which that app configures like any other.
+"""
+
+import asyncio
+import logging
+import sys
+from collections.abc import MutableMapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Any, BinaryIO, Literal
+
+import msgspec
+import structlog
+from structlog.typing import Processor
+
+Format = Literal["auto", "json", "console"]
+Level = Literal["debug", "info", "warning", "error"]
+Fields = MutableMapping[str, Any]
+
+_LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+_SENSITIVE = ("secret", "authorization", "signature", "password", "cookie", "api_key", "admin_key", "body", "token")
+
+
+class _Sink:
+    """Where lines go, and from which level."""
+
+    def __init__(self) -> None:
+        self.stream: BinaryIO | None = None
+        self.level = 0
+        self._flushing: asyncio.AbstractEventLoop | None = None
+
+    def takes(self, level: int) -> bool:
+        return level >= self.level if self.stream else logging.getLogger("dispatcher").isEnabledFor(level)
+
+    def write(self, line: bytes) -> None:
+        if self.stream is None:
+            return
+        try:
+            self.stream.write(line + b"\n")
+        except (OSError, ValueError):
+            # Whoever read the log is gone, or the disk is full: deliveries are worth more than their log.
+            return
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            self._flush()
+            return
+        if self._flushing is not loop:
+            # Lines of one turn of the event loop share a system call.
+            self._flushing = loop
+            loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flushing = None
+        if self.stream is not None:
+            with suppress(OSError, ValueError):
+                self.stream.flush()
+
+    debug = info = warning = error = write
+
+
+class Logger(structlog.BoundLoggerBase):
+    """Writes one line per call, an event's name and its fields; costs next to nothing below the level."""
+
+    _logger: _Sink
+
+    def debug(self, event: str, **fields: Any) -> None:
+        if self._logger.takes(10):
+            self._proxy_to_logger("debug", event, **fields)
+
+    def info(self, event: str, **fields: Any) -> None:
+        if self._logger.takes(20):
+            self._proxy_to_logger("info", event, **fields)
+
+    def warning(self, event: str, **fields: Any) -> None:
+        if self._logger.takes(30):
+            self._proxy_to_logger("warning", event, **fields)
+
+    def error(self, event: str, **fields: Any) -> None:
+        if self._logger.takes(40):
+            self._proxy_to_logger("error", event, **fields)
+
+    def exception(self, event: str, **fields: Any) -> None:
+        """An error, with the traceback of the exception that is being handled."""
+        self.error(event, exc_info=True, **fields)
+
+
+def logger(name: str) -> Logger:
+    """The logger of a module, `logger(__name__)`; may be made before `configure`."""
+    return Logger(_SINK, _PROCESSORS, {"logger": name})
+
+
+def configure(log_format: Format = "auto", level: Level = "info", stream: BinaryIO | None = None) -> None:
+    """Sends our logs of at least `level`, and other libraries' warnings, to `stream` (standard output).
+
+    `auto` writes for people where the stream is a terminal, and JSON elsewhere.
+    """
+    target: BinaryIO = sys.stdout.buffer if stream is None else stream
+    for_people = log_format == "console" or (log_format == "auto" and target.isatty())
+    render = _for_people(colours=target.isatty()) if for_people else _as_json
+    # In place: loggers made before share this list.
+    _PROCESSORS[:] = [_stamp, _redact, structlog.processors.format_exc_info, render]
+    _SINK.stream, _SINK.level = target, _LEVELS[level]
+    root = logging.getLogger()
+    if not any(isinstance(handler, _Foreign) for handler in root.handlers):
+        root.addHandler(_Foreign(logging.WARNING))
+    root.setLevel(logging.WARNING)
+    logging.captureWarnings(True)
+
+
+def _stamp(sink: Any, method: str, fields: Fields) -> Fields:
+    return {"time": datetime.now(UTC), "level": method, "event": fields.pop("event"), **fields}
+
+
+@lru_cache(maxsize=1024)
+def _sensitive_of(fields: tuple[str, ...]) -> tuple[str, ...]:
+    # All fields of a line at once: few calls write many lines.
+    return tuple(field for field in fields if any(word in field.lower().replace("-", "_") for word in _SENSITIVE))
+
+
+def _redact(sink: Any, method: str, fields: Fields) -> Fields:
+    # The last line of defence: no call passes such a field.
+    for field in _sensitive_of(tuple(fields)):
+        del fields[field]
+    return fields
+
+
+_encode = msgspec.json.Encoder(enc_hook=str).encode
+
+
+def _as_json(sink: Any, method: str, fields: Fields) -> bytes:
+    try:
+        return _encode(fields)
+    except UnicodeEncodeError:
+        # A lone surrogate in a foreign message: an escaped line is better than none.
+        return _encode({field: _escaped(value) for field, value in fields.items()})
+
+
+def _escaped(value: object) -> str:
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else ascii(value)
+
+
+def _for_people(*, colours: bool) -> Processor:
+    # Plain tracebacks: rich ones print local variables, and those may hold a secret.
+    renderer = structlog.dev.ConsoleRenderer(
+        colors=colours,
+        timestamp_key="time",
+        pad_event_to=24,
+        exception_formatter=structlog.dev.plain_traceback,
+    )
+
+    def render(sink: Any, method: str, fields: Fields) -> bytes:
+        fields["time"] = f"{fields['time'].astimezone():%H:%M:%S.%f}"[:-3]
+        return renderer(sink, method, fields).encode("utf-8", "backslashreplace")
+
+    return render
+
+
+def _to_standard_library(sink: Any, method: str, fields: Fields) -> Fields:
+    event, name, exc_info = fields.pop("event"), fields.pop("logger"), fields.pop("exc_info", None)
+    text = " ".join([event, *(f"{field}={value}" for field, value in fields.items())])
+    logging.getLogger(name).log(_LEVELS[method], "%s", text, exc_info=exc_info)
+    raise structlog.DropEvent
+
+
+class _Foreign(logging.Handler):
+    """Lets other libraries' records through the same pipeline."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        write = logger(record.name)
+        fields = {"exc_info": record.exc_info} if record.exc_info else {}
+        try:
+            if record.levelno >= logging.ERROR:
+                write.error(record.getMessage(), **fields)
+            else:
+                write.warning(record.getMessage(), **fields)
+        except Exception:  # noqa: BLE001 - a handler never raises into the code that logs
+            self.handleError(record)
+
+
+_SINK = _Sink()
+_PROCESSORS: list[Processor] = [_redact, _to_standard_library]

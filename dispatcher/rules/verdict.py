@@ -1,0 +1,102 @@
+"""The verdict: what the outcome of one POST means for its delivery and for its endpoint."""
+
+from enum import StrEnum
+
+from msgspec import Struct
+
+from dispatcher.rules.retry import RetryPolicy
+from dispatcher.states import AttemptError, Reason
+
+#: From this many interruptions in a row on, each counts as a failure: a delivery that kills its sender must not
+#: live for ever.
+INTERRUPTIONS_FORGIVEN = 4
+
+_OVERLOAD_STATUSES = frozenset({429, 502, 503, 504})
+_OVERLOAD_ERRORS = frozenset({AttemptError.TIMEOUT, AttemptError.CONNECT_TIMEOUT, AttemptError.CONNECTION_REFUSED})
+_REFUSED_STATUSES = frozenset({400, 401, 403})
+_FINAL_STATUSES: dict[int | None, Reason] = {410: Reason.GONE, 413: Reason.TOO_LARGE}
+
+
+class Outcome(StrEnum):
+    """What an attempt means for its delivery."""
+
+    #: A 2xx: done.
+    DELIVERED = "delivered"
+    #: Failed, due again later.
+    RETRY = "retry"
+    #: Failed, given up.
+    DEAD = "dead"
+    #: Outcome unknown, due again at once, no retry used.
+    INTERRUPTED = "interrupted"
+
+
+class Exchange(Struct, frozen=True, gc=False):
+    """What came of one POST."""
+
+    status: int | None
+    #: None exactly when the status is 2xx.
+    error: AttemptError | None
+    retry_after_s: float | None = None
+    #: The start of the answer.
+    excerpt: str = ""
+
+
+class Verdict(Struct, frozen=True, gc=False):
+    """What follows from an exchange."""
+
+    outcome: Outcome
+    #: Why it is dead.
+    reason: Reason | None
+    #: Seconds until it is due again, where it is.
+    delay_s: float | None
+    #: Seconds for which its endpoint asked to be left alone, capped.
+    pause_endpoint_s: float | None
+    #: Whether it counts towards its endpoint's back-off.
+    backs_off: bool
+    #: Why its endpoint is to be disabled.
+    disables: Reason | None
+
+
+def judge(
+    exchange: Exchange, *, failures: int, interruptions: int, policy: RetryPolicy, retry_after_max_s: float
+) -> Verdict:
+    """The verdict on an exchange.
+
+    `failures`: those of this round before it; `interruptions`: those in a row just before it.
+    """
+    outcome, reason, delay_s = _outcome(exchange, failures, interruptions, policy)
+    pause_s = None if exchange.retry_after_s is None else min(exchange.retry_after_s, retry_after_max_s)
+    if outcome is Outcome.RETRY and delay_s is not None and pause_s is not None:
+        delay_s = max(delay_s, pause_s)
+    return Verdict(
+        outcome=outcome,
+        reason=reason,
+        delay_s=delay_s,
+        pause_endpoint_s=pause_s,
+        backs_off=outcome is not Outcome.DELIVERED
+        and (exchange.status in _OVERLOAD_STATUSES or exchange.error in _OVERLOAD_ERRORS),
+        disables=Reason.GONE if reason is Reason.GONE else None,
+    )
+
+
+def refused_request(status: int | None) -> bool:
+    """Whether a status says that the receiver refused the request itself, as it does with a wrong secret."""
+    return status in _REFUSED_STATUSES
+
+
+def _outcome(
+    exchange: Exchange, failures: int, interruptions: int, policy: RetryPolicy
+) -> tuple[Outcome, Reason | None, float | None]:
+    status, error = exchange.status, exchange.error
+    if error is None and status is not None and 200 <= status < 300:
+        return Outcome.DELIVERED, None, None
+    if error is AttemptError.BLOCKED:
+        return Outcome.DEAD, Reason.BLOCKED, None
+    if error is AttemptError.INTERRUPTED and interruptions < INTERRUPTIONS_FORGIVEN:
+        return Outcome.INTERRUPTED, None, 0.0
+    if status in _FINAL_STATUSES:
+        return Outcome.DEAD, _FINAL_STATUSES[status], None
+    delay_s = policy.delay_s(failures + 1)
+    if delay_s is None:
+        return Outcome.DEAD, Reason.EXHAUSTED, None
+    return Outcome.RETRY, None, delay_s

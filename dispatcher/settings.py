@@ -1,0 +1,233 @@
+"""Every setting, once: environment or `.env`, with default, unit and help.
+
+Nothing is read at import; `load()` reads and reports everything that is wrong at once.
+"""
+
+import base64
+import binascii
+import json
+from datetime import timedelta
+from ipaddress import IPv4Network, IPv6Network
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, PlainSerializer, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from dispatcher.errors import InvalidSettings
+from dispatcher.units import format_duration, format_size, parse_duration_s, parse_size
+
+
+def _duration(value: object) -> timedelta:
+    if isinstance(value, timedelta):
+        return value
+    if isinstance(value, str | int | float):
+        return timedelta(seconds=parse_duration_s(value))
+    raise ValueError("write a duration like 200ms, 5s, 5m, 2h or 30d")
+
+
+def _schedule(value: object) -> tuple[float, ...]:
+    if isinstance(value, str):
+        parts = [part for part in value.split(",") if part.strip()]
+    elif isinstance(value, list | tuple):
+        parts = list(value)
+    else:
+        raise ValueError("write delays separated by commas, like 5s,5m,30m")
+    if len(parts) > 50:
+        raise ValueError("at most 50 retries")
+    return tuple(parse_duration_s(part) for part in parts)
+
+
+def _comma_separated(value: object) -> object:
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+def _json_object(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    try:
+        parsed = json.loads(value)
+    except ValueError as error:
+        raise ValueError(f"is no JSON: {error}") from error
+    if not isinstance(parsed, dict):
+        raise ValueError('is no JSON object; write it like {"profile": "flat"}')
+    return parsed
+
+
+Duration = Annotated[
+    timedelta, BeforeValidator(_duration), PlainSerializer(lambda value: format_duration(value.total_seconds()))
+]
+Size = Annotated[
+    int,
+    BeforeValidator(lambda value: parse_size(value) if isinstance(value, str) else value),
+    PlainSerializer(format_size),
+]
+Schedule = Annotated[
+    tuple[float, ...],
+    NoDecode,
+    BeforeValidator(_schedule),
+    PlainSerializer(lambda value: ",".join(format_duration(delay) for delay in value)),
+]
+Networks = Annotated[
+    tuple[IPv4Network | IPv6Network, ...],
+    NoDecode,
+    BeforeValidator(_comma_separated),
+    PlainSerializer(lambda value: ",".join(str(network) for network in value)),
+]
+Texts = Annotated[
+    tuple[str, ...], NoDecode, BeforeValidator(_comma_separated), PlainSerializer(lambda value: ",".join(value))
+]
+
+_NAME = r"^[A-Za-z_][A-Za-z0-9_]{0,39}$"
+
+
+class Settings(BaseSettings):
+    """The settings of a deployment; each is `DISPATCHER_` and its name in upper case."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="DISPATCHER_",
+        env_file=".env",
+        env_file_encoding="utf-8",
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        hide_input_in_errors=True,
+        populate_by_name=True,
+    )
+
+    database_url: str = Field(
+        "sqlite+aiosqlite:///dispatcher.db",
+        description="The database that holds the outbox: `sqlite:///file.db`, or `postgresql://user@host/name`"
+        " (several hosts: `host1,host2`).",
+    )
+    schema_: str | None = Field(
+        None,
+        validation_alias="DISPATCHER_SCHEMA",
+        pattern=_NAME,
+        description="PostgreSQL schema of the tables; unset: the connection's own.",
+    )
+    table_prefix: str = Field(
+        "", pattern=r"^([A-Za-z_][A-Za-z0-9_]{0,28})?$", description="Put before each table's name."
+    )
+    admin_key: SecretStr | None = Field(
+        None, description="The API key that sees every tenant; unset: `serve` makes one and prints it."
+    )
+    secret_key: SecretStr | None = Field(
+        None,
+        description="Base64 32-byte keys, comma-separated, that encrypt secrets at rest; the first encrypts, all"
+        " decrypt. Unset with SQLite: a key file beside the database. PostgreSQL requires it.",
+    )
+    host: str = Field("127.0.0.1", description="Address that the API listens on.")
+    port: int = Field(8080, ge=0, le=65535, description="Port of the API; 0 = any free one, printed at start.")
+    work_port: int | None = Field(
+        None, ge=0, le=65535, description="Port of `work`'s health and metrics pages; unset: none."
+    )
+    allow_http: bool = Field(False, description="Accept callback URLs with http: (development, private networks).")
+    allow_networks: Networks = Field(
+        (),
+        description="CIDRs that the egress guard lets through though they are not public, like `127.0.0.0/8,::1/128`.",
+    )
+    egress_addresses: Texts = Field(
+        (), description="The addresses that deliveries come from, told to receivers under /v1/egress."
+    )
+    retry_schedule: Schedule = Field(
+        _schedule("5s,5m,30m,2h,5h,10h,14h,20h,24h"), description="Delays before the 2nd, 3rd, … attempt."
+    )
+    retry_jitter: float = Field(0.2, ge=0, lt=1, description="Share by which each delay varies at random, both ways.")
+    retry_after_max: Duration = Field(timedelta(hours=24), description="The longest Retry-After that is obeyed.")
+    timeout: Duration = Field(timedelta(seconds=20), description="Time for a whole attempt.")
+    connect_timeout: Duration = Field(timedelta(seconds=5), description="Time for its TCP and TLS connection.")
+    max_in_flight: int = Field(1000, ge=1, le=100_000, description="Attempts at once in one process.")
+    max_in_flight_per_endpoint: int = Field(
+        50, ge=1, le=100_000, description="Attempts at once to one endpoint, in the whole deployment."
+    )
+    max_in_flight_per_destination: int = Field(
+        200, ge=1, le=100_000, description="Attempts at once to one scheme, host and port, in the whole deployment."
+    )
+    poll_interval: Duration = Field(
+        timedelta(seconds=1), description="How often to look for work when nothing wakes the dispatcher."
+    )
+    lease: Duration = Field(
+        timedelta(seconds=10),
+        description="How long a dispatcher's claims outlive its last heartbeat; renewed every third of it.",
+    )
+    shutdown_grace: Duration = Field(timedelta(seconds=10), description="Time for attempts in flight at a stop.")
+    max_payload: Size = Field(256 * 1024, ge=1, description="The largest `data`, as compact UTF-8 JSON.")
+    retention: Duration = Field(timedelta(days=30), description="How long settled events and deliveries are kept.")
+    dead_letter_retention: Duration = Field(timedelta(days=90), description="How long dead letters are kept.")
+    endpoint_defaults: Annotated[dict[str, Any], NoDecode, BeforeValidator(_json_object)] = Field(
+        default_factory=dict, description="JSON: endpoint fields for endpoints that do not give them."
+    )
+    log_format: Literal["auto", "json", "console"] = Field(
+        "auto", description="`auto`: console on a terminal, JSON elsewhere."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least level logged.")
+
+    @field_validator("database_url")
+    @classmethod
+    def _of_a_kind_we_know(cls, value: str) -> str:
+        kind, separator, _ = value.partition("://")
+        # What has no scheme may be anything, a password too, and is not shown.
+        if not separator:
+            raise ValueError("is no URL: write sqlite:///dispatcher.db or postgresql://user@host/name")
+        if kind.partition("+")[0] not in ("sqlite", "postgresql", "postgres"):
+            raise ValueError(f"names {kind}: the outbox runs on SQLite and PostgreSQL only")
+        return value
+
+    @field_validator("lease", "poll_interval", "timeout", "connect_timeout")
+    @classmethod
+    def _positive(cls, value: timedelta) -> timedelta:
+        if value < timedelta(milliseconds=1):
+            raise ValueError("must be at least 1ms")
+        return value
+
+    @field_validator("secret_key")
+    @classmethod
+    def _keys(cls, value: SecretStr | None) -> SecretStr | None:
+        for text in value.get_secret_value().split(",") if value else ():
+            try:
+                key = base64.b64decode(text.strip(), validate=True)
+            except binascii.Error:
+                key = b""
+            if len(key) != 32:
+                raise ValueError("is not base64 of 32 bytes; make a key with: openssl rand -base64 32")
+        return value
+
+    @property
+    def schema_name(self) -> str | None:
+        """The PostgreSQL schema of the tables, if one is set."""
+        return self.schema_
+
+    @property
+    def secret_keys(self) -> tuple[bytes, ...]:
+        """The key ring's keys, the encrypting one first; empty when none is set."""
+        if self.secret_key is None:
+            return ()
+        return tuple(base64.b64decode(text.strip()) for text in self.secret_key.get_secret_value().split(","))
+
+
+def environment_name(field: str) -> str:
+    """The environment variable of a field of `Settings`."""
+    return f"DISPATCHER_{field.rstrip('_').upper()}"
+
+
+def load(env_file: Path | None = None, **given: Any) -> Settings:
+    """The settings from arguments, the environment and `.env`, in this order of precedence.
+
+    Raises `InvalidSettings` that names every wrong setting at once.
+    """
+    if "schema" in given:
+        # Pydantic keeps the plain name for itself.
+        given["schema_"] = given.pop("schema")
+    unknown = sorted(given.keys() - Settings.model_fields.keys())
+    if unknown:
+        raise InvalidSettings(f"no such setting: {', '.join(unknown)}; `dispatcher settings` prints them all")
+    try:
+        return Settings(**given) if env_file is None else Settings(_env_file=env_file, **given)
+    except ValidationError as error:
+        wrong = []
+        for problem in error.errors(include_url=False, include_context=False, include_input=False):
+            name = str(problem["loc"][0]) if problem["loc"] else "settings"
+            name = name if name.startswith("DISPATCHER_") else environment_name(name)
+            wrong.append(f"{name}: {problem['msg'].removeprefix('Value error, ')}")
+        raise InvalidSettings("; ".join(wrong)) from None

@@ -1,0 +1,116 @@
+"""The closed sets of words that tables, JSON, CLI, logs and metrics share.
+
+pending ──claim──▶ sending ──2xx──▶ delivered
+   ▲  ▲               │
+   │  └──retry, due───┤  lease lost, interrupted, retry
+   │       later      └──given up──▶ dead ──▶ dead_letters
+   │
+   └──── redelivery ◀── delivered, dead, cancelled, superseded
+pending ──▶ cancelled, superseded, dead   (nothing was sent)
+"""
+
+from enum import StrEnum
+
+
+class DeliveryState(StrEnum):
+    """Where a delivery stands."""
+
+    #: Waits to be claimed: at once, for its lane, or until `due_at`.
+    PENDING = "pending"
+    #: Claimed under a lease; its POST may be on the wire.
+    SENDING = "sending"
+    #: A 2xx was received.
+    DELIVERED = "delivered"
+    #: Given up; there is a dead letter.
+    DEAD = "dead"
+    #: A newer progress event, or the job's end, made it pointless.
+    SUPERSEDED = "superseded"
+    #: Its endpoint was disabled or deleted, or an operator cancelled it.
+    CANCELLED = "cancelled"
+
+
+class Reason(StrEnum):
+    """Why a delivery is dead, cancelled or superseded, or an endpoint disabled."""
+
+    #: Its retry schedule was used up.
+    EXHAUSTED = "exhausted"
+    #: The endpoint answered 410.
+    GONE = "gone"
+    #: The endpoint failed for too long and was disabled.
+    FAILING = "failing"
+    #: The endpoint answered 413.
+    TOO_LARGE = "too_large"
+    #: The egress guard refuses every address of the URL.
+    BLOCKED = "blocked"
+    #: The stored event or secret cannot be read.
+    UNREADABLE = "unreadable"
+    #: The endpoint was deleted.
+    ENDPOINT_DELETED = "endpoint_deleted"
+    #: The endpoint's `expires_at` has passed.
+    EXPIRED = "expired"
+    #: A newer event took its place.
+    SUPERSEDED = "superseded"
+    #: An operator or API call did it.
+    OPERATOR = "operator"
+
+
+class AttemptError(StrEnum):
+    """What went wrong with an attempt, whatever the library called it."""
+
+    #: The whole exchange took longer than `timeout_s`.
+    TIMEOUT = "timeout"
+    #: No connection within the connect timeout.
+    CONNECT_TIMEOUT = "connect_timeout"
+    #: The receiver's host refused the connection, or cannot be reached.
+    CONNECTION_REFUSED = "connection_refused"
+    #: The connection broke before the whole answer was read.
+    CONNECTION_RESET = "connection_reset"
+    #: The host name could not be resolved.
+    DNS = "dns"
+    #: The TLS handshake or certificate check failed.
+    TLS = "tls"
+    #: The egress guard refused the address; nothing was sent.
+    BLOCKED = "blocked"
+    #: An answer came and its status is not 2xx.
+    HTTP_STATUS = "http_status"
+    #: What came back is not HTTP.
+    PROTOCOL = "protocol"
+    #: A line of the answer's head is longer than 8 KiB.
+    BODY_TOO_LARGE = "body_too_large"
+    #: The process ended or lost its lease; the outcome is unknown.
+    INTERRUPTED = "interrupted"
+    #: A fault of ours; the log has the traceback.
+    INTERNAL = "internal"
+
+
+class EndpointStatus(StrEnum):
+    """Whether an endpoint matches new events and is sent what waits."""
+
+    #: Matches and is sent.
+    ENABLED = "enabled"
+    #: Matches and keeps; nothing is sent.
+    PAUSED = "paused"
+    #: Matches nothing; what waited was cancelled.
+    DISABLED = "disabled"
+
+
+class Profile(StrEnum):
+    """How an event becomes a body."""
+
+    #: `{type, id, timestamp, job_id?, sequence?, data}`
+    STANDARD = "standard"
+    #: data's keys at the top level beside the event's own.
+    FLAT = "flat"
+    #: data itself.
+    RAW = "raw"
+
+
+class RunState(StrEnum):
+    """Where a bulk redelivery stands."""
+
+    #: Still putting deliveries back.
+    RUNNING = "running"
+    #: All matched deliveries were put back.
+    DONE = "done"
+    #: Stopped by a call; what was put back stays.
+    CANCELLED = "cancelled"

@@ -1,0 +1,245 @@
+"""The egress guard's rules: a corpus of addresses, in every notation that reaches a machine by another way."""
+
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dispatcher.rules.egress import EgressRules, port_refusal
+
+PUBLIC = """
+1.1.1.1
+8.8.8.8
+9.255.255.255
+11.0.0.0
+93.184.216.34
+100.63.255.255
+100.128.0.0
+126.255.255.255
+128.0.0.0
+169.253.255.255
+169.255.0.0
+172.15.255.255
+172.32.0.0
+191.255.255.255
+192.0.1.0
+192.0.3.0
+192.167.255.255
+192.169.0.0
+198.17.255.255
+198.20.0.0
+203.0.112.255
+203.0.114.0
+223.255.255.255
+2001:200::1
+2001:4860:4860::8888
+2606:4700:4700::1111
+2600::1
+2a00:1450:4001::200e
+2a01:4f8::1
+2400:cb00::1
+::ffff:8.8.8.8
+64:ff9b::8.8.8.8
+64:ff9b::808:808
+"""
+
+REFUSED = """
+0.0.0.0             this network
+0.0.0.1             this network
+10.0.0.1            private
+10.255.255.255      private
+100.64.0.1          carrier
+100.127.255.255     carrier
+127.0.0.1           loopback
+127.255.255.255     loopback
+169.254.0.1         link-local
+169.254.255.255     link-local
+172.16.0.1          private
+172.31.255.255      private
+192.0.0.1           IETF
+192.0.0.9           IETF
+192.0.0.170         IETF
+192.0.2.1           documentation
+192.31.196.1        AS112
+192.52.193.1        AMT
+192.88.99.1         6to4
+192.168.0.1         private
+192.168.255.255     private
+192.175.48.1        AS112
+198.18.0.1          benchmarking
+198.19.255.255      benchmarking
+198.51.100.1        documentation
+203.0.113.1         documentation
+224.0.0.1           multicast
+239.255.255.255     multicast
+240.0.0.1           reserved
+255.255.255.255     reserved
+169.254.169.254     metadata
+169.254.170.2       metadata
+169.254.170.23      metadata
+100.100.100.200     metadata
+168.63.129.16       metadata
+192.0.0.192         metadata
+fd00:ec2::254       metadata
+fd00:ec2::23        metadata
+fd20:ce::254        metadata
+::                  unspecified
+::1                 loopback
+::2                 unicast
+::127.0.0.1         unicast
+::8.8.8.8           unicast
+::ffff:127.0.0.1    loopback
+::ffff:7f00:1       loopback
+::ffff:10.0.0.1     private
+::ffff:169.254.169.254  metadata
+::ffff:0:127.0.0.1  unicast
+64:ff9b::127.0.0.1  loopback, by way of 127.0.0.1
+64:ff9b::a9fe:a9fe  metadata
+64:ff9b::10.0.0.1   private
+64:ff9b:0:1::1      unicast
+64:ff9b:1::1        NAT64
+64:ff9b:1::8.8.8.8  NAT64
+100::1              discard
+100:0:0:1::1        unicast
+200::1              unicast
+2001::1             IETF
+2001:0:4136:e378:8000:63bf:3fff:fdd2  IETF
+2001:1::1           IETF
+2001:2::1           IETF
+2001:3::1           IETF
+2001:4:112::1       IETF
+2001:10::1          IETF
+2001:20::1          IETF
+2001:30::1          IETF
+2001:1ff:ffff::1    IETF
+2001:db8::1         documentation
+2001:db8:ffff::1    documentation
+2002:7f00:1::1      6to4
+2002:808:808::1     6to4
+2620:4f:8000::1     AS112
+3ffe::1             reserved
+3fff::1             documentation
+3fff:fff::1         documentation
+4000::1             unicast
+5f00::1             segment
+8000::1             unicast
+fc00::1             private
+fd12:3456::1        private
+fe80::1             link-local
+febf::1             link-local
+fec0::1             site-local
+ff02::1             multicast
+ff0e::1             multicast
+2a01:4f8::5efe:127.0.0.1        loopback, by way of
+2a01:4f8::200:5efe:10.0.0.1     private network, by way of
+2a01:4f8::5efe:169.254.169.254  metadata
+fe80::1%eth0        zone
+2606:4700::1%1      zone
+localhost           not an IP address
+127.1               not an IP address
+0177.0.0.1          not an IP address
+0x7f000001          not an IP address
+2130706433          not an IP address
+127.0.0.1/32        not an IP address
+[::1]               not an IP address
+"""
+
+NOTHING_ALLOWED = EgressRules(allow_http=False, allow_networks=())
+ANY_V4 = st.integers(min_value=0, max_value=(1 << 32) - 1).map(IPv4Address)
+
+
+def allowing(*networks: str) -> EgressRules:
+    return EgressRules(allow_http=False, allow_networks=tuple(ip_network(network) for network in networks))
+
+
+@pytest.mark.parametrize("address", PUBLIC.split())
+def test_a_public_address_is_allowed(address: str) -> None:
+    assert NOTHING_ALLOWED.refusal(address) is None
+
+
+@pytest.mark.parametrize("line", REFUSED.strip().splitlines())
+def test_everything_else_is_refused_with_a_reason(line: str) -> None:
+    address, words = line.split(maxsplit=1)
+
+    assert words in (NOTHING_ALLOWED.refusal(address) or "allowed")
+
+
+@pytest.mark.parametrize("address", ["", " ", "1.2.3.4 ", "1.2.3.4\n", "١.1.1.1", "\x00"])
+def test_what_is_no_address_is_refused(address: str) -> None:
+    assert NOTHING_ALLOWED.refusal(address) == "not an IP address"
+
+
+@pytest.mark.parametrize(
+    ("networks", "address", "allowed"),
+    [
+        (["127.0.0.0/8"], "127.0.0.1", True),
+        (["127.0.0.0/8"], "::ffff:127.0.0.1", True),
+        (["127.0.0.0/8"], "::1", False),
+        (["::1/128"], "::1", True),
+        (["::1/128"], "127.0.0.1", False),
+        (["10.1.0.0/16"], "10.1.2.3", True),
+        (["10.1.0.0/16"], "10.2.0.1", False),
+        (["fd00::/8"], "fd12::1", True),
+        (["fd00::/8"], "fd00:ec2::254", False),
+        (["fd00:ec2::254/128"], "fd00:ec2::254", True),
+        (["0.0.0.0/0", "::/0"], "192.168.1.1", True),
+        (["0.0.0.0/0", "::/0"], "169.254.169.254", False),
+        (["100.64.0.0/10"], "100.100.100.200", False),
+        (["169.254.0.0/16"], "169.254.169.254", False),
+        (["169.254.169.254/32"], "169.254.169.254", True),
+        (["169.254.169.254/32"], "::ffff:169.254.169.254", True),
+        (["169.254.169.254/32"], "169.254.169.253", False),
+        (["64:ff9b:1::/48"], "64:ff9b:1::8.8.8.8", True),
+        (["64:ff9b:1::/48"], "64:ff9b:1::10.0.0.1", False),
+        (["64:ff9b:1::/48", "10.0.0.0/8"], "64:ff9b:1::10.0.0.1", True),
+        (["64:ff9b::/96"], "64:ff9b::127.0.0.1", False),
+        (["2002::/16"], "2002:808:808::1", True),
+        (["2002::/16"], "2002:7f00:1::1", False),
+        (["2002::/16"], "2002:808:7f00:1::", True),
+        (["2001::/32"], "2001:0:808:808::f7f7:f7f7", True),
+        (["2001::/32"], "2001:0:808:808::80ff:fffe", False),
+        (["2001::/32"], "2001:0:7f00:1::f7f7:f7f7", False),
+        (["::/96"], "::8.8.8.8", True),
+        (["::/96"], "::127.0.0.1", False),
+        (["fe80::/10"], "fe80::1", True),
+        (["fe80::/10"], "fe80::1%eth0", False),
+    ],
+)
+def test_allowed_networks_lift_what_they_name_and_nothing_hidden_in_it(
+    networks: list[str], address: str, allowed: bool
+) -> None:
+    assert (allowing(*networks).refusal(address) is None) is allowed
+
+
+@given(ANY_V4)
+def test_nothing_that_python_calls_private_is_allowed(address: IPv4Address) -> None:
+    if not address.is_global or address.is_multicast:
+        assert NOTHING_ALLOWED.refusal(str(address)) is not None
+
+
+@given(st.integers(min_value=0, max_value=(1 << 128) - 1).map(IPv6Address))
+def test_nothing_that_python_calls_private_is_allowed_in_ipv6(address: IPv6Address) -> None:
+    if not address.is_global or address.is_multicast or address.is_reserved:
+        assert NOTHING_ALLOWED.refusal(str(address)) is not None
+
+
+@given(ANY_V4)
+def test_an_address_mapped_or_translated_is_judged_as_itself(address: IPv4Address) -> None:
+    refused = NOTHING_ALLOWED.refusal(str(address)) is not None
+
+    for carrier in ("::ffff:0:0", "64:ff9b::"):
+        carried = ip_address(int(IPv6Address(carrier)) + int(address))
+        assert (NOTHING_ALLOWED.refusal(str(carried)) is not None) is refused
+
+
+@pytest.mark.parametrize("port", [80, 443, 1024, 3000, 5000, 8000, 8080, 8443, 9000, 32768, 60999, 65535])
+def test_ports_where_receivers_listen_are_allowed(port: int) -> None:
+    assert port_refusal(port) is None
+
+
+@pytest.mark.parametrize(
+    "port", [-1, 0, 21, 22, 25, 53, 81, 110, 143, 445, 993, 1023, 2375, 3306, 5432, 6379, 9200, 11211, 27017, 65536]
+)
+def test_ports_of_other_services_are_refused(port: int) -> None:
+    assert port_refusal(port)
