@@ -1,0 +1,171 @@
+"""The fields that say how an endpoint is served: vetted once, for the API, the settings' defaults and producers."""
+
+from collections.abc import Callable
+from typing import Annotated, Any, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+)
+from pydantic_core import PydanticCustomError
+
+from dispatcher.errors import FieldProblem, InvalidField, InvalidFields, InvalidSettings
+from dispatcher.rules.event_types import check_pattern
+from dispatcher.rules.headers import check_signature_header, check_signature_prefix, check_static_headers
+from dispatcher.settings import Settings
+from dispatcher.states import Profile
+from dispatcher.store.endpoint_rows import ORDER_HOLD_S
+
+_DAY_S = 86400.0
+
+
+def vetted(check: Callable[..., Any], *arguments: object) -> AfterValidator:
+    """A validator from a rule that raises `InvalidField`: its detail becomes the field's problem."""
+
+    def validate(value: Any) -> Any:
+        try:
+            return check(value, *arguments)
+        except InvalidField as error:
+            raise PydanticCustomError("refused", "{detail}", {"detail": error.detail}) from None
+
+    return AfterValidator(validate)
+
+
+def plain_text(text: str) -> str:
+    """`text`, which holds no NUL: no database keeps one. Raises `InvalidField`."""
+    if "\x00" in text:
+        raise InvalidField("text", "must not hold NUL characters; remove \\u0000")
+    return text
+
+
+def _patterns(patterns: list[str]) -> list[str]:
+    return list(dict.fromkeys(check_pattern(pattern) for pattern in patterns))
+
+
+PlainText = Annotated[str, vetted(plain_text)]
+Description = Annotated[str, StringConstraints(max_length=500), vetted(plain_text)]
+Patterns = Annotated[list[str], Field(min_length=1, max_length=100), vetted(_patterns)]
+Headers = Annotated[dict[str, str], vetted(check_static_headers)]
+Metadata = Annotated[
+    dict[
+        Annotated[str, StringConstraints(min_length=1, max_length=100), vetted(plain_text)],
+        Annotated[str, StringConstraints(max_length=1000), vetted(plain_text)],
+    ],
+    Field(max_length=50),
+]
+Seconds = Annotated[float, Field(ge=0, le=30 * _DAY_S, allow_inf_nan=False)]
+
+
+class GivenFields(BaseModel):
+    """Fields that somebody gave: unknown names and wrong types are refused, and what was given is known."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True, frozen=True)
+
+    @classmethod
+    def read(cls, payload: object, at: str = "") -> Self:
+        """The fields from a decoded JSON object. Raises `InvalidFields` with everything that is wrong.
+
+        `at` is put before the names of fields, like `events/3/`.
+        """
+        try:
+            return cls.model_validate(payload)
+        except ValidationError as error:
+            raise invalid_fields(error, at) from None
+
+
+def invalid_fields(error: ValidationError, at: str = "") -> InvalidFields:
+    """Pydantic's findings as ours: each field by its path (`headers/X-Name`), never with its value."""
+    problems = []
+    for found in error.errors(include_url=False, include_input=False):
+        path = "/".join(str(part) for part in found["loc"] if part != "[key]")
+        cause = found.get("ctx", {}).get("error")
+        if isinstance(cause, InvalidField):
+            within = f"{at}{path}/" if path else at
+            problems += [FieldProblem(within + problem.field, problem.detail) for problem in cause.problems]
+            continue
+        match found["type"]:
+            case "extra_forbidden":
+                detail = "is no field of this; remove it, or check its spelling"
+            case "missing":
+                detail = "is required"
+            case "model_type":
+                detail = "must be a JSON object"
+            case _:
+                detail = found["msg"].removeprefix("Value error, ").replace("Input should", "should")
+        problems.append(FieldProblem((at + path).rstrip("/") or "body", detail))
+    return InvalidFields(tuple(problems))
+
+
+class EndpointFields(GivenFields):
+    """How an endpoint is served; each field has a default, and `model_fields_set` tells what was given."""
+
+    event_types: Patterns = Field(
+        default=["*"],
+        description="Exact event types, or `prefix.*` for everything below a prefix; `*` is every type.",
+        examples=[["job.completed", "job.step.*"]],
+    )
+    description: Description | None = Field(default=None, description="A note for people, up to 500 characters.")
+    profile: Annotated[Profile, Field(strict=False)] = Field(
+        default=Profile.STANDARD,
+        description="How an event becomes a body: `standard` wraps data, `flat` lifts its keys to the top, `raw` is"
+        " data itself.",
+    )
+    ordered: bool = Field(default=True, description="Send one job's events one at a time and in order.")
+    order_hold_s: Seconds | None = Field(
+        default=ORDER_HOLD_S,
+        description="Seconds for which a failing delivery holds back its job's later ones; null: until it is settled.",
+    )
+    signature_header: Annotated[str, vetted(check_signature_header)] | None = Field(
+        default=None,
+        description="A header that carries a hex HMAC-SHA256 of the body, in addition to Standard Webhooks' own.",
+        examples=["X-Agent-Signature"],
+    )
+    signature_prefix: Annotated[str, vetted(check_signature_prefix)] = Field(
+        default="", description="Put before that header's value, like `sha256=`.", examples=["sha256="]
+    )
+    headers: Headers = Field(
+        default={},
+        description="Static headers of every attempt. Values are secret: shown as `***`, and `***` sent back leaves"
+        " them.",
+        examples=[{"X-Api-Key": "…"}],
+    )
+    rate_limit: Annotated[float, Field(gt=0, le=100_000, allow_inf_nan=False)] | None = Field(
+        default=None, description="The most attempts per second, in the whole deployment; null: no limit."
+    )
+    max_in_flight: Annotated[int, Field(ge=1, le=100_000)] | None = Field(
+        default=None, description="The most attempts at once, in the whole deployment; null: the deployment's setting."
+    )
+    retry_schedule: Annotated[list[Seconds], Field(max_length=50)] | None = Field(
+        default=None,
+        description="Seconds before each retry; `[]`: one attempt only; null: the deployment's schedule.",
+        examples=[[5, 300, 1800]],
+    )
+    timeout_s: Annotated[float, Field(ge=0.1, le=300, allow_inf_nan=False)] | None = Field(
+        default=None, description="Seconds for a whole attempt; null: the deployment's setting."
+    )
+    metadata: Metadata = Field(
+        default={}, description="Up to 50 texts of yours by name.", examples=[{"team": "billing"}]
+    )
+
+    def columns(self) -> dict[str, Any]:
+        """The given fields as `NewEndpoint` takes them."""
+        given = {name: getattr(self, name) for name in EndpointFields.model_fields if name in self.model_fields_set}
+        for name in ("event_types", "retry_schedule"):
+            if given.get(name) is not None:
+                given[name] = tuple(given[name])
+        return given
+
+
+def endpoint_defaults(settings: Settings) -> dict[str, Any]:
+    """What `DISPATCHER_ENDPOINT_DEFAULTS` gives to endpoints that do not say, as `NewEndpoint` takes it.
+
+    Raises `InvalidSettings` that names every wrong field.
+    """
+    try:
+        return EndpointFields.read(settings.endpoint_defaults).columns()
+    except InvalidFields as error:
+        raise InvalidSettings(f"DISPATCHER_ENDPOINT_DEFAULTS: {error}") from None

@@ -1,0 +1,210 @@
+"""A registered endpoint as rows: one insertion that the service, the command line and producers share.
+
+The rows of `subscriptions`, which events look at, exist while the endpoint matches; they come and go by `subscribe`
+and `unsubscribe`.
+"""
+
+import json
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from hashlib import sha256
+from typing import Any
+from urllib.parse import urlsplit
+
+from sqlalchemy import Connection, Table, delete, insert, select
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.sql.expression import ColumnElement
+
+from dispatcher.errors import InvalidField
+from dispatcher.rules.callback_url import CallbackUrl
+from dispatcher.rules.secrets import Secret
+from dispatcher.states import EndpointStatus, Profile
+from dispatcher.store.keyring import KeyRing
+from dispatcher.store.tables import Tables
+
+#: What a header's value reads as once it is stored; sent back, it leaves the value as it is.
+REDACTED = "***"
+
+#: How long a failing head holds its lane unless the endpoint says otherwise, in seconds.
+ORDER_HOLD_S = 900.0
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class NewEndpoint:
+    """An endpoint that is about to be stored: everything vetted, nothing sealed yet."""
+
+    row_id: int
+    tenant: str
+    url: CallbackUrl
+    secret: Secret
+    event_types: tuple[str, ...] = ("*",)
+    description: str | None = None
+    profile: Profile = Profile.STANDARD
+    ordered: bool = True
+    order_hold_s: float | None = ORDER_HOLD_S
+    signature_header: str | None = None
+    signature_prefix: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    rate_limit: float | None = None
+    max_in_flight: int | None = None
+    retry_schedule: tuple[float, ...] | None = None
+    timeout_s: float | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    job_id: str | None = None
+    expires_at: datetime | None = None
+    idempotency_key: str | None = None
+    request_digest: str | None = None
+
+    def __post_init__(self) -> None:
+        """Raises `InvalidField` where the headers do not go together."""
+        check_headers(self.signature_header, self.headers, self.url.shown)
+
+
+def check_headers(signature_header: str | None, headers: Mapping[str, str], url_shown: str) -> None:
+    """Raises `InvalidField` where static headers, the signature's and the URL do not go together, or have no value."""
+    if "@" in urlsplit(url_shown).netloc and "authorization" in {name.lower() for name in headers}:
+        raise InvalidField("headers/Authorization", "cannot be sent beside the URL's user and password; remove one")
+    for name, value in headers.items():
+        if value == REDACTED:
+            raise InvalidField(f"headers/{name}", "is *** and has no stored value that it could stand for; send one")
+        if signature_header is not None and name.lower() == signature_header.lower():
+            raise InvalidField("signature_header", "is among headers too; remove it from one of them")
+
+
+def new_endpoint_row() -> int:
+    """A random row number for an endpoint, known before anything is stored."""
+    return (1 << 61) + secrets.randbelow(1 << 61)
+
+
+def callback_row(tenant: str, job_id: str, url: str) -> int:
+    """The row number that a job's callback URL stands for; never one that `new_endpoint_row` gives."""
+    parts = b"".join(b"%d:%b" % (len(part.encode()), part.encode()) for part in (tenant, job_id, url))
+    return (1 << 62) + (int.from_bytes(sha256(parts).digest()[:8], "big") >> 3)
+
+
+def insert_endpoint(
+    connection: Connection, tables: Tables, keyring: KeyRing, new: NewEndpoint, now: datetime | ColumnElement[Any]
+) -> bool:
+    """Stores an enabled endpoint with its secret, state and subscriptions; to be run inside a transaction.
+
+    Returns false, and changes nothing of it, when the row or the tenant's idempotency key exists already. A
+    deleted endpoint's row is taken over under a higher version.
+    """
+    endpoints = tables.endpoints
+    replaced = connection.scalar(
+        delete(endpoints)
+        .where(endpoints.c.row_id == new.row_id, endpoints.c.deleted_at.is_not(None))
+        .returning(endpoints.c.version)
+    )
+    stored = connection.scalar(
+        _insert(connection, endpoints)
+        .values(
+            row_id=new.row_id,
+            tenant=new.tenant,
+            version=(replaced or 0) + 1,
+            destination_row=destination_row(connection, tables, new.url),
+            url_sealed=keyring.seal(new.url.text, "url"),
+            url_shown=new.url.shown,
+            description=new.description,
+            event_types=event_types_text(new.event_types),
+            status=EndpointStatus.ENABLED.value,
+            profile=new.profile.value,
+            ordered=new.ordered,
+            order_hold_s=new.order_hold_s,
+            signature_header=new.signature_header,
+            signature_prefix=new.signature_prefix,
+            headers_sealed=seal_headers(keyring, new.headers),
+            header_names=json.dumps(list(new.headers)),
+            rate_limit=new.rate_limit,
+            max_in_flight=new.max_in_flight,
+            retry_schedule=schedule_text(new.retry_schedule),
+            timeout_s=new.timeout_s,
+            metadata=json.dumps(dict(new.metadata), ensure_ascii=False),
+            job_id=new.job_id,
+            expires_at=new.expires_at,
+            idempotency_key=new.idempotency_key,
+            request_digest=new.request_digest,
+            created_at=now,
+            updated_at=now,
+        )
+        .on_conflict_do_nothing()
+        .returning(endpoints.c.row_id)
+    )
+    if stored is None:
+        return False
+    connection.execute(
+        insert(tables.endpoint_secrets).values(
+            endpoint_row=new.row_id, sealed=keyring.seal(new.secret.text, "secret"), created_at=now
+        )
+    )
+    connection.execute(insert(tables.endpoint_state).values(endpoint_row=new.row_id))
+    subscribe(connection, tables, new.row_id)
+    return True
+
+
+def destination_row(connection: Connection, tables: Tables, url: CallbackUrl) -> int:
+    """The row of the URL's scheme, host and port, made where there is none yet."""
+    destinations = tables.destinations
+    known = select(destinations.c.row_id).where(destinations.c.name == url.destination)
+    row: int | None = connection.scalar(known)
+    if row is None:
+        connection.execute(_insert(connection, destinations).values(name=url.destination).on_conflict_do_nothing())
+        row = connection.execute(known).scalar_one()
+    return row
+
+
+def subscribe(connection: Connection, tables: Tables, endpoint_row: int) -> None:
+    """From now on events that fit the endpoint's `event_types` match it, and no others do."""
+    e = tables.endpoints.c
+    unsubscribe(connection, tables, endpoint_row)
+    endpoint = connection.execute(select(e.tenant, e.job_id, e.event_types).where(e.row_id == endpoint_row)).one()
+    connection.execute(
+        insert(tables.subscriptions),
+        [
+            {
+                "tenant": endpoint.tenant,
+                "pattern": pattern,
+                "job_id": endpoint.job_id or "",
+                "endpoint_row": endpoint_row,
+            }
+            for pattern in json.loads(endpoint.event_types)
+        ],
+    )
+
+
+def unsubscribe(connection: Connection, tables: Tables, endpoint_row: int) -> None:
+    """From now on nothing matches the endpoint; its `event_types` stay for `subscribe`."""
+    subscriptions = tables.subscriptions
+    connection.execute(delete(subscriptions).where(subscriptions.c.endpoint_row == endpoint_row))
+
+
+def event_types_text(patterns: Sequence[str]) -> str:
+    """Patterns as their column keeps them: a JSON list, in their order, each once."""
+    return json.dumps(list(dict.fromkeys(patterns)))
+
+
+def seal_headers(keyring: KeyRing, headers: Mapping[str, str]) -> bytes | None:
+    """The static headers, encrypted; null when there are none."""
+    return keyring.seal(json.dumps(dict(headers)), "headers") if headers else None
+
+
+def open_headers(keyring: KeyRing, sealed: bytes | None) -> dict[str, str]:
+    """The static headers again. Raises `Unreadable`."""
+    headers: dict[str, str] = json.loads(keyring.open(sealed, "headers")) if sealed else {}
+    return headers
+
+
+def schedule_text(schedule: Sequence[float] | None) -> str | None:
+    """A retry schedule (seconds) as its column keeps it: a JSON list; null = the deployment's."""
+    return None if schedule is None else json.dumps(list(schedule))
+
+
+def read_schedule(text: str | None) -> tuple[float, ...] | None:
+    """A retry schedule from its column."""
+    return None if text is None else tuple(json.loads(text))
+
+
+def _insert(connection: Connection, table: Table) -> postgresql.Insert | sqlite.Insert:
+    return postgresql.insert(table) if connection.dialect.name == "postgresql" else sqlite.insert(table)

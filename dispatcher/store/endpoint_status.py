@@ -1,0 +1,109 @@
+"""The end of an endpoint's life, as the engine brings it about: disabled, and what waits for it cancelled."""
+
+from datetime import datetime
+
+from sqlalchemy import delete, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from dispatcher.states import DeliveryState, EndpointStatus, Reason
+from dispatcher.store.database import Database
+
+
+async def disable(connection: AsyncConnection, database: Database, endpoint_row: int, reason: Reason) -> bool:
+    """enabled | paused → disabled: it matches nothing from now on. False when it was disabled or deleted already.
+
+    What waits for it is cancelled by `transitions.cancel_endpoint`, in batches.
+    """
+    e, s = database.tables.endpoints.c, database.tables.subscriptions.c
+    changed = await connection.execute(
+        update(database.tables.endpoints)
+        .where(e.row_id == endpoint_row, e.status != EndpointStatus.DISABLED, e.deleted_at.is_(None))
+        .values(
+            status=EndpointStatus.DISABLED,
+            disabled_reason=reason,
+            version=e.version + 1,
+            updated_at=database.now(),
+        )
+    )
+    if changed.rowcount == 0:
+        return False
+    await connection.execute(delete(database.tables.subscriptions).where(s.endpoint_row == endpoint_row))
+    return True
+
+
+async def to_cancel(connection: AsyncConnection, database: Database, limit: int) -> list[tuple[int, Reason]]:
+    """Endpoints that are disabled or deleted while deliveries wait for them, with the reason these end for."""
+    e, d = database.tables.endpoints.c, database.tables.deliveries.c
+    waits = (
+        select(d.row_id)
+        .where(d.endpoint_row == e.row_id, d.state == DeliveryState.PENDING)
+        .limit(1)
+        .correlate(database.tables.endpoints)
+    )
+    rows = await connection.execute(
+        select(e.row_id, e.disabled_reason, e.deleted_at)
+        .where((e.status == EndpointStatus.DISABLED) | e.deleted_at.is_not(None), waits.exists())
+        .limit(limit)
+    )
+    return [
+        (row.row_id, Reason.ENDPOINT_DELETED if row.deleted_at is not None else Reason(row.disabled_reason))
+        for row in rows
+    ]
+
+
+async def expired(connection: AsyncConnection, database: Database, limit: int) -> list[int]:
+    """Endpoints whose `expires_at` has passed, for which nothing waits, and that are not disabled yet.
+
+    They match nothing since `expires_at`; what was made before is still delivered.
+    """
+    e, d = database.tables.endpoints.c, database.tables.deliveries.c
+    waits = (
+        select(d.row_id)
+        .where(d.endpoint_row == e.row_id, d.state.in_((DeliveryState.PENDING, DeliveryState.SENDING)))
+        .correlate(database.tables.endpoints)
+    )
+    rows = await connection.execute(
+        select(e.row_id)
+        .where(
+            e.expires_at.is_not(None),
+            e.expires_at <= database.now(),
+            e.status != EndpointStatus.DISABLED,
+            e.deleted_at.is_(None),
+            ~waits.exists(),
+        )
+        .limit(limit)
+    )
+    return list(rows.scalars())
+
+
+async def forget_expired_callbacks(
+    connection: AsyncConnection, database: Database, before: datetime, limit: int
+) -> int:
+    """Deletes callbacks that expired before `before`, with their secrets; answers how many.
+
+    Their rows stay, without URL and headers, until no delivery names them any more.
+    """
+    e, s = database.tables.endpoints.c, database.tables.endpoint_secrets.c
+    rows = list(
+        (
+            await connection.execute(
+                select(e.row_id)
+                .where(
+                    e.job_id.is_not(None),
+                    e.status == EndpointStatus.DISABLED,
+                    e.disabled_reason == Reason.EXPIRED,
+                    e.deleted_at.is_(None),
+                    e.updated_at < before,
+                )
+                .limit(limit)
+            )
+        ).scalars()
+    )
+    if rows:
+        await connection.execute(delete(database.tables.endpoint_secrets).where(s.endpoint_row.in_(rows)))
+        await connection.execute(
+            update(database.tables.endpoints)
+            .where(e.row_id.in_(rows))
+            .values(deleted_at=database.now(), version=e.version + 1, url_sealed=b"", headers_sealed=None)
+        )
+    return len(rows)

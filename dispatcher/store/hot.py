@@ -1,0 +1,246 @@
+"""The few statements that carry the load, as one small interface with one implementation per database.
+
+Everything works in sets: fan out a batch, claim a batch, record a batch. What a dispatcher may touch is fenced
+by its own row in `dispatchers` and by the attempt's number: a change that finds the lease lost changes nothing.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Protocol
+
+from msgspec import Struct
+
+from dispatcher.rules.verdict import Outcome
+from dispatcher.states import AttemptError, DeliveryState, Reason
+
+
+class Claimed(Struct, frozen=True, gc=False):
+    """A delivery whose attempt has begun: claimed for this dispatcher, with the event it carries."""
+
+    delivery_row: int
+    endpoint_row: int
+    endpoint_version: int
+    #: Who claimed it: with the attempt's number the fence around its outcome.
+    dispatcher_row: int
+    attempt: int
+    failures: int
+    interruptions: int
+    lane: int | None
+    sequence: int | None
+    previous_sequence: int | None
+    late: bool
+    replay: bool
+    body_profile: str
+    event_id: str
+    event_type: str
+    job_id: str | None
+    timestamp: datetime
+    created_at: datetime
+    traceparent: str | None
+    data: str
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedBatch:
+    """What one claim took, and why it took no more."""
+
+    deliveries: Sequence[Claimed]
+    #: A limit of this claim ended it: claim again at once.
+    limited: bool = False
+    #: An endpoint may have more to claim than it has room: claim again when an attempt has ended.
+    starved: bool = False
+    #: Another dispatcher was claiming for a destination: claim again in a moment.
+    contended: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class FannedOut:
+    """What one fan-out did: how many events left the queue and how many deliveries they became."""
+
+    events: int
+    deliveries: int
+
+
+class Finished(Struct, frozen=True, gc=False):
+    """The outcome of an attempt, ready to be recorded."""
+
+    delivery_row: int
+    endpoint_row: int
+    dispatcher_row: int
+    attempt: int
+    lane: int | None
+    outcome: Outcome
+    reason: Reason | None
+    error: AttemptError | None
+    status: int | None
+    #: Of this round, after this attempt.
+    failures: int
+    #: In a row, after this attempt.
+    interruptions: int
+    #: Null: due at once.
+    delay_s: float | None
+    #: How long its lane waits for it after its first failure; null = for ever.
+    hold_s: float | None
+    pause_endpoint_s: float | None
+    backs_off: bool
+    started_at: datetime
+    duration_ms: float
+    excerpt: str
+
+    @property
+    def state(self) -> DeliveryState:
+        """The state that the outcome leads to."""
+        match self.outcome:
+            case Outcome.DELIVERED:
+                return DeliveryState.DELIVERED
+            case Outcome.DEAD:
+                return DeliveryState.DEAD
+            case Outcome.RETRY | Outcome.INTERRUPTED:
+                return DeliveryState.PENDING
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What one record did."""
+
+    #: Deliveries whose lease was lost: nothing of them was changed.
+    lost: frozenset[int]
+    #: Whether a lane moved on, so that there is something new to claim.
+    freed: bool
+    #: Endpoints that failed for so long that they are to be disabled.
+    failing: Sequence[int] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Orphan:
+    """A delivery in `sending` whose dispatcher's lease has ended."""
+
+    delivery_row: int
+    endpoint_row: int
+    dispatcher_row: int
+    attempt: int
+    failures: int
+    interruptions: int
+    lane: int | None
+    claimed_at: datetime
+
+
+@dataclass(slots=True)
+class EndpointTally:
+    """What a batch of outcomes says about one endpoint, in the order in which they came."""
+
+    succeeded: bool = False
+    #: Failures after the last success of the batch.
+    failures: int = 0
+    backoffs: int = 0
+    backoff_delivery: int | None = None
+    backoff_several: bool = False
+    pause_s: float | None = None
+
+
+@dataclass(slots=True)
+class Tally:
+    """`EndpointTally` by endpoint, folded from a batch of outcomes."""
+
+    endpoints: dict[int, EndpointTally] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, batch: Sequence[Finished]) -> "Tally":
+        """Folds a batch. Interruptions and faults of ours say nothing about the endpoint."""
+        tally = cls()
+        endpoints = tally.endpoints
+        for finished in batch:
+            if finished.error in (AttemptError.INTERRUPTED, AttemptError.INTERNAL):
+                continue
+            entry = endpoints.get(finished.endpoint_row)
+            if entry is None:
+                entry = endpoints[finished.endpoint_row] = EndpointTally()
+            if finished.pause_endpoint_s:
+                entry.pause_s = max(entry.pause_s or 0.0, finished.pause_endpoint_s)
+            if finished.outcome is Outcome.DELIVERED:
+                entry.succeeded = True
+                entry.failures = entry.backoffs = 0
+                entry.backoff_delivery, entry.backoff_several = None, False
+                continue
+            entry.failures += 1
+            if finished.backs_off:
+                entry.backoffs += 1
+                if entry.backoff_delivery not in (None, finished.delivery_row):
+                    entry.backoff_several = True
+                entry.backoff_delivery = finished.delivery_row
+        return tally
+
+
+#: Back-off of an endpoint starts after so many overload failures in a row, over at least two deliveries.
+BACKOFF_AFTER = 10
+#: Its first pause and its longest, in seconds; each probe that fails after it doubles it. What fails during a pause
+#: was in flight when it began, and does not.
+BACKOFF_FIRST_S = 5.0
+BACKOFF_LONGEST_S = 300.0
+#: An endpoint is disabled as `failing` after so many failures in a row and so long without a success.
+FAILING_AFTER = 20
+FAILING_AFTER_S = 5 * 86400.0
+
+
+#: No attempt takes so long, in seconds: the longest timeout of an endpoint is 300.
+LONGER_THAN_ANY_ATTEMPT_S = 600.0
+
+
+class HotStore(Protocol):
+    """The hot statements. Methods raise `StoreUnavailable` when the database does not answer."""
+
+    @property
+    def dispatcher_row(self) -> int:
+        """The row that this dispatcher's claims carry."""
+
+    async def enrol(self, name: str, lease_s: float) -> None:
+        """Takes a row in `dispatchers` with a fresh lease: at start, and again after a lease was lost."""
+
+    async def heartbeat(self, lease_s: float) -> bool:
+        """Renews the lease; false when it had ended already, and nothing was renewed."""
+
+    async def retire(self) -> None:
+        """Gives the lease back at a clean stop."""
+
+    async def fan_out(self, limit: int) -> FannedOut:
+        """Numbers up to `limit` queued events per job and makes a delivery for each endpoint that matches.
+
+        Does nothing while another dispatcher fans out.
+        """
+
+    async def claim(self, limit: int, ended: Sequence[tuple[int, int]] = ()) -> ClaimedBatch:
+        """pending → sending for up to `limit` deliveries of endpoints that have room; begins their attempts.
+
+        `ended`: delivery and number of attempts that are over, though not on record yet; they take no room.
+        """
+
+    async def record(self, batch: Sequence[Finished]) -> Recorded:
+        """sending → delivered, pending or dead, each only if its attempt is still this one's; logs the attempts.
+
+        A batch holds a delivery once.
+        """
+
+    async def release(self, batch: Sequence[Claimed]) -> None:
+        """sending → pending for attempts that were not begun after all; takes their number back."""
+
+    async def make_due(self, limit: int) -> tuple[int, float | None]:
+        """Makes retries claimable whose time has come; answers how many, and seconds until the next (null: none)."""
+
+    async def pass_lanes(self, limit: int) -> int:
+        """Lets lanes pass heads that have failed for longer than their hold; answers how many."""
+
+    async def orphans(self, limit: int) -> Sequence[Orphan]:
+        """Deliveries in `sending` whose dispatcher's lease has ended, or that are there for longer than any attempt.
+
+        The latter were claimed by a statement whose answer was lost on the way to a dispatcher that lives.
+        """
+
+    async def busy(self, seconds: float) -> None:
+        """Tells producers that a dispatcher looks at the queue anyway for so long, so that they need not notify."""
+
+    async def watch(self, wake: Callable[[], None]) -> None:
+        """Calls `wake` when somebody may have committed events; a hint, until it is cancelled."""
+
+    async def close(self) -> None:
+        """Closes the connections."""

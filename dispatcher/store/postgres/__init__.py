@@ -1,0 +1,1 @@
+"""The hot statements on PostgreSQL, through asyncpg connections of the engine's pool."""

@@ -1,0 +1,194 @@
+"""The claim on PostgreSQL: from what is pending to the endpoints that have room, never the other way round."""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from dispatcher.store.hot import Claimed, ClaimedBatch
+from dispatcher.store.postgres.connection import Driver
+from dispatcher.store.tables import Tables
+
+#: Endpoints looked at in one claim; the next claim goes on behind them.
+WINDOW = 200
+
+
+class Claim:
+    """The statement of the claim, for one set of tables, and where the last one stopped."""
+
+    def __init__(self, tables: Tables, *, per_endpoint: int, per_destination: int) -> None:
+        name = tables.name
+        self._per_endpoint = per_endpoint
+        self._per_destination = per_destination
+        self._cursor = -1
+        claimable = "d.state = 'pending' AND d.due_at IS NULL AND NOT d.waiting"
+        # A skip scan over the claim index.
+        scan = f"""
+            WITH RECURSIVE heads AS (
+                (SELECT d.endpoint_row FROM {name("deliveries")} d
+                 WHERE {claimable} AND d.endpoint_row > behind ORDER BY d.endpoint_row LIMIT 1)
+                UNION ALL
+                SELECT (SELECT d.endpoint_row FROM {name("deliveries")} d
+                        WHERE {claimable} AND d.endpoint_row > h.endpoint_row ORDER BY d.endpoint_row LIMIT 1)
+                FROM heads h WHERE h.endpoint_row IS NOT NULL
+            )
+            SELECT h.endpoint_row, e.destination_row,
+                   e.status = 'enabled' AND e.deleted_at IS NULL
+                   AND (s.paused_until IS NULL OR s.paused_until <= at_time) AS open
+            FROM (SELECT endpoint_row FROM heads WHERE endpoint_row IS NOT NULL LIMIT {WINDOW}) h
+            LEFT JOIN {name("endpoints")} e ON e.row_id = h.endpoint_row
+            LEFT JOIN {name("endpoint_state")} s ON s.endpoint_row = h.endpoint_row
+        """
+        take = f"""
+            WITH flight AS MATERIALIZED (
+                SELECT d.endpoint_row, count(*)::int AS n FROM {name("deliveries")} d
+                WHERE d.state = 'sending' AND NOT EXISTS (
+                    SELECT FROM unnest(ended_rows, ended_attempts) AS ended(row_id, attempt)
+                    WHERE ended.row_id = d.row_id AND ended.attempt = d.attempts)
+                GROUP BY d.endpoint_row
+            ),
+            crowd AS MATERIALIZED (
+                SELECT e.destination_row, sum(f.n)::int AS n FROM flight f
+                JOIN {name("endpoints")} e ON e.row_id = f.endpoint_row GROUP BY e.destination_row
+            ),
+            endpoint AS MATERIALIZED (
+                SELECT e.row_id AS endpoint_row, e.version, e.profile, e.destination_row, e.rate_limit,
+                       LEAST(COALESCE(e.max_in_flight, endpoint_cap), COALESCE(s.ramp, 2147483647))
+                           - COALESCE(f.n, 0) AS room,
+                       -- LEAST and GREATEST pass over nulls, so an endpoint without a limit is told apart first.
+                       CASE WHEN e.rate_limit IS NOT NULL THEN LEAST(
+                           GREATEST(e.rate_limit, 1),
+                           COALESCE(s.tokens, GREATEST(e.rate_limit, 1)) + e.rate_limit * GREATEST(0, extract(
+                               epoch FROM at_time - COALESCE(s.tokens_at, 'epoch')))
+                       ) END AS tokens
+                FROM unnest(chosen) AS c(row_id)
+                JOIN {name("endpoints")} e ON e.row_id = c.row_id
+                JOIN {name("endpoint_state")} s ON s.endpoint_row = e.row_id
+                LEFT JOIN flight f ON f.endpoint_row = e.row_id
+                WHERE e.status = 'enabled' AND e.deleted_at IS NULL
+                  AND (s.paused_until IS NULL OR s.paused_until <= at_time)
+            ),
+            candidate AS MATERIALIZED (
+                SELECT endpoint.*, c.row_id, c.lane, c.sequence FROM endpoint CROSS JOIN LATERAL (
+                    SELECT d.row_id, d.lane, d.sequence FROM {name("deliveries")} d
+                    WHERE d.endpoint_row = endpoint.endpoint_row AND {claimable}
+                      AND (d.lane IS NULL OR NOT EXISTS (
+                          SELECT FROM {name("deliveries")} busy WHERE busy.lane = d.lane
+                          AND busy.endpoint_row = d.endpoint_row AND busy.state = 'sending' AND busy.lane IS NOT NULL))
+                    ORDER BY d.row_id
+                    LIMIT LEAST(endpoint.room, share, COALESCE(floor(endpoint.tokens), 2147483647)::int)
+                    FOR NO KEY UPDATE SKIP LOCKED
+                ) c WHERE endpoint.room > 0 AND (endpoint.tokens IS NULL OR endpoint.tokens >= 1)
+            ),
+            ranked AS (
+                SELECT candidate.*,
+                       row_number() OVER (PARTITION BY endpoint_row, COALESCE(lane, -row_id)
+                                          ORDER BY sequence) AS in_lane,
+                       row_number() OVER (PARTITION BY destination_row ORDER BY row_id) AS at_destination
+                FROM candidate
+            ),
+            picked AS MATERIALIZED (
+                SELECT r.row_id, r.endpoint_row, r.version, r.profile, r.tokens FROM ranked r
+                LEFT JOIN crowd ON crowd.destination_row = r.destination_row
+                WHERE r.in_lane = 1 AND r.at_destination <= destination_cap - COALESCE(crowd.n, 0)
+                LIMIT most
+            ),
+            spent AS (
+                UPDATE {name("endpoint_state")} s
+                SET tokens = p.tokens - p.n, tokens_at = at_time
+                FROM (SELECT endpoint_row, min(tokens) AS tokens, count(*) AS n FROM picked
+                      WHERE tokens IS NOT NULL GROUP BY endpoint_row) p
+                WHERE s.endpoint_row = p.endpoint_row
+            ),
+            claimed AS (
+                UPDATE {name("deliveries")} d
+                SET state = 'sending', attempts = d.attempts + 1, dispatcher_row = claimer,
+                    updated_at = at_time, body_profile = COALESCE(d.body_profile, p.profile),
+                    previous_sequence = CASE WHEN d.lane IS NULL OR d.previous_sequence IS NOT NULL
+                        THEN d.previous_sequence ELSE COALESCE((
+                            SELECT b.sequence FROM {name("deliveries")} b
+                            WHERE b.lane = d.lane AND b.endpoint_row = d.endpoint_row AND b.sequence < d.sequence
+                              AND b.lane IS NOT NULL AND b.attempts > 0 ORDER BY b.sequence DESC LIMIT 1), 0) END
+                FROM picked p WHERE d.row_id = p.row_id
+                  AND EXISTS (SELECT FROM {name("dispatchers")} me
+                              WHERE me.row_id = claimer AND me.leased_until > at_time)
+                RETURNING d.row_id, d.endpoint_row, p.version, d.dispatcher_row, d.attempts, d.failures,
+                          d.interruptions, d.lane, d.sequence, d.previous_sequence, d.late, d.replay,
+                          d.body_profile, d.event_row
+            )
+            SELECT next_behind, cardinality(chosen), contended, c.*
+            FROM (SELECT) always LEFT JOIN (
+                SELECT c.row_id, c.endpoint_row, c.version, c.dispatcher_row, c.attempts, c.failures, c.interruptions,
+                       c.lane, c.sequence, c.previous_sequence, c.late, c.replay, c.body_profile,
+                       e.id, e.type, e.job_id, e.timestamp, e.created_at, e.traceparent, e.data
+                FROM claimed c JOIN {name("events")} e ON e.row_id = c.event_row
+            ) c ON true
+            ORDER BY c.row_id
+        """
+
+        # One round trip, though three statements: each has its own snapshot, and the last must see what the former
+        # holders of the locks did. The destinations' rows are the locks: whoever holds one is alone in claiming for
+        # its endpoints, so caps and lanes hold over all processes. A destination that another process claims for
+        # just now is skipped; of the others every endpoint gets a share first, and who could take more gets it with
+        # the next claim, at once.
+        self.setup = f"""
+            CREATE OR REPLACE FUNCTION pg_temp.dispatcher_claim(
+                behind bigint, at_time timestamptz, most int, endpoint_cap int, destination_cap int, claimer bigint,
+                ended_rows bigint[], ended_attempts int[])
+            RETURNS SETOF record LANGUAGE plpgsql AS $body$
+            DECLARE
+                next_behind bigint; chosen bigint[]; homes bigint[]; locked bigint[]; contended boolean; share int;
+            BEGIN
+                SELECT CASE WHEN count(*) = {WINDOW} THEN max(endpoint_row) ELSE -1 END,
+                       COALESCE(array_agg(endpoint_row ORDER BY endpoint_row) FILTER (WHERE open), '{{}}'),
+                       COALESCE(array_agg(destination_row ORDER BY endpoint_row) FILTER (WHERE open), '{{}}')
+                INTO next_behind, chosen, homes FROM ({scan}) scan;
+
+                SELECT COALESCE(array_agg(row_id), '{{}}') INTO locked FROM (
+                    SELECT row_id FROM {name("destinations")} WHERE row_id = ANY(homes)
+                    FOR NO KEY UPDATE SKIP LOCKED) held;
+                contended := NOT locked @> homes;
+                IF contended THEN
+                    SELECT COALESCE(array_agg(c.row_id), '{{}}') INTO chosen
+                    FROM unnest(chosen, homes) AS c(row_id, home) WHERE c.home = ANY(locked);
+                END IF;
+                share := GREATEST(1, ceil(most::float8 / GREATEST(1, cardinality(chosen))));
+
+                RETURN QUERY {take};
+            END $body$
+        """
+        self._call = """
+            SELECT * FROM pg_temp.dispatcher_claim($1, COALESCE($2, clock_timestamp()), $3, $4, $5, $6, $7, $8) AS c(
+                next_behind bigint, chosen int, contended boolean, row_id bigint, endpoint_row bigint, version int,
+                dispatcher_row bigint, attempts int, failures int, interruptions int, lane bigint, sequence bigint,
+                previous_sequence bigint, late boolean, replay boolean, body_profile text, id text, type text,
+                job_id text, "timestamp" timestamptz, created_at timestamptz, traceparent text, data text)
+        """
+
+    async def run(
+        self,
+        driver: Driver,
+        limit: int,
+        dispatcher_row: int,
+        now: datetime | None,
+        ended: Sequence[tuple[int, int]],
+    ) -> ClaimedBatch:
+        """Claims for a window of endpoints; the next claim looks behind it."""
+        rows = await driver.fetch(
+            self._call,
+            self._cursor,
+            now,
+            limit,
+            self._per_endpoint,
+            self._per_destination,
+            dispatcher_row,
+            [row for row, _ in ended],
+            [attempt for _, attempt in ended],
+        )
+        self._cursor, chosen, contended = rows[0][:3]
+        deliveries = [Claimed(*row[3:]) for row in rows] if rows[0][3] is not None else []
+        share = max(1, -(-limit // max(1, chosen)))
+        return ClaimedBatch(
+            deliveries,
+            limited=self._cursor != -1 or len(deliveries) >= min(limit, share),
+            starved=chosen > 0 or contended,
+            contended=contended,
+        )

@@ -1,0 +1,124 @@
+"""A driver connection per role, kept open; what PostgreSQL says when it goes away is made ours here."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
+from typing import Any, TypeVar
+
+import asyncpg
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from dispatcher.errors import StoreUnavailable
+from dispatcher.store.database import Database
+
+T = TypeVar("T")
+
+#: A driver connection. asyncpg's own types are not generic at run time.
+Driver = Any
+
+#: What means that the connection or the server is gone, not that the statement was wrong.
+OUTAGES = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.InterfaceError,
+    # Interrupted in the middle of a statement, a connection's own state is unknown to the driver.
+    asyncpg.InternalClientError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.IdleInTransactionSessionTimeoutError,
+    asyncpg.TransactionTimeoutError,
+    asyncpg.TooManyConnectionsError,
+    asyncpg.ReadOnlySQLTransactionError,
+    asyncpg.QueryCanceledError,
+    asyncpg.LockNotAvailableError,
+    ConnectionError,
+    TimeoutError,
+    OSError,
+)
+
+#: Two transactions met; the whole transaction is simply tried again.
+COLLISIONS_BORNE = 5
+COLLISIONS = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError, asyncpg.UniqueViolationError)
+
+
+#: How many times the limit of a statement a transaction may last.
+TRANSACTION_STATEMENTS = 3
+
+# PostgreSQL 17 and later. Stopped between preparing a statement and running it, a client is not idle to the server,
+# and no other timeout ends that.
+_LIMIT_TRANSACTIONS = (
+    "SELECT set_config('transaction_timeout', '{}', false) WHERE current_setting('server_version_num')::int >= 170000"
+)
+
+
+async def driver_of(connection: AsyncConnection) -> Driver:
+    """The asyncpg connection under an engine's."""
+    return (await connection.get_raw_connection()).driver_connection
+
+
+class Role:
+    """One kept connection, used by one caller at a time; replaced when it breaks. `setup` prepares each."""
+
+    def __init__(self, database: Database, *, statement_timeout_s: float, setup: str = "") -> None:
+        self._database = database
+        self._statement_timeout_s = statement_timeout_s
+        self._setup = setup
+        self._connection: AsyncConnection | None = None
+        self._driver: Driver = None
+        self._lock = asyncio.Lock()
+
+    async def run(self, work: Callable[[Driver], Awaitable[T]]) -> T:
+        """Runs `work` on the connection. Raises `StoreUnavailable` when the database does not answer."""
+        async with self._lock:
+            try:
+                # The server's own limit is shorter; this one is for a network that swallows everything.
+                async with asyncio.timeout(self._statement_timeout_s * TRANSACTION_STATEMENTS):
+                    driver = self._driver or await self._open()
+                    return await work(driver)
+            except (*OUTAGES, DBAPIError) as error:
+                await self.discard()
+                raise StoreUnavailable(f"the database did not answer ({type(error).__name__})") from error
+            except asyncio.CancelledError:
+                # The statement may still run on the server; such a connection is not reused.
+                await self.discard()
+                raise
+
+    async def transact(self, work: Callable[[Driver], Awaitable[T]], *, one_statement: bool = False) -> T:
+        """Runs `work` in a transaction, which `one_statement` is by itself; tries again where two transactions met."""
+
+        async def in_transaction(driver: Driver) -> T:
+            tries = 0
+            while True:
+                try:
+                    async with nullcontext() if one_statement else driver.transaction():
+                        return await work(driver)
+                except COLLISIONS as error:
+                    tries += 1
+                    if tries == COLLISIONS_BORNE:
+                        raise StoreUnavailable(f"transactions kept colliding ({type(error).__name__})") from error
+
+        return await self.run(in_transaction)
+
+    async def _open(self) -> Driver:
+        connection = await self._database.engine.connect()
+        self._connection = connection
+        driver = await driver_of(connection)
+        milliseconds = int(self._statement_timeout_s * 1000)
+        # A dispatcher that is stopped in the middle of a transaction must not hold its locks for ever.
+        await driver.execute(
+            f"SET statement_timeout = {milliseconds}; SET idle_in_transaction_session_timeout = {milliseconds};"
+            f" SET jit = off; {_LIMIT_TRANSACTIONS.format(milliseconds * TRANSACTION_STATEMENTS)}; {self._setup}"
+        )
+        self._driver = driver
+        return driver
+
+    async def discard(self) -> None:
+        """Closes the connection for good; the next use opens another."""
+        connection, self._connection, self._driver = self._connection, None, None
+        if connection is not None:
+            try:
+                await connection.invalidate()
+                await connection.close()
+            except (*OUTAGES, DBAPIError):
+                return

@@ -1,0 +1,188 @@
+"""The hot store on PostgreSQL: which connection does what, and the statements that need no module of their own."""
+
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+
+from dispatcher.settings import Settings
+from dispatcher.store.database import Database
+from dispatcher.store.hot import LONGER_THAN_ANY_ATTEMPT_S, Claimed, ClaimedBatch, FannedOut, Finished, Orphan, Recorded
+from dispatcher.store.postgres.claim import Claim
+from dispatcher.store.postgres.connection import Driver, Role
+from dispatcher.store.postgres.fan_out import FanOut
+from dispatcher.store.postgres.record import Record, all_well
+from dispatcher.store.postgres.wakeup import listen
+
+#: However long the lease is: no statement here should take a tenth of it, and PostgreSQL counts to 24 days.
+LONGEST_STATEMENT_S = 600.0
+
+
+class PostgresStore:
+    """`HotStore` on PostgreSQL. One connection each fans out, claims, records, keeps house and keeps the lease, so
+    none waits: a lease must not end because a row was locked."""
+
+    def __init__(self, database: Database, settings: Settings) -> None:
+        self._database = database
+        tables = database.tables
+        name = tables.name
+        timeout_s = min(max(2.0, settings.lease.total_seconds()), LONGEST_STATEMENT_S)
+        self._fanning = Role(database, statement_timeout_s=timeout_s)
+        self._recording = Role(database, statement_timeout_s=timeout_s)
+        self._housekeeping = Role(database, statement_timeout_s=timeout_s)
+        self._leasing = Role(database, statement_timeout_s=timeout_s)
+        self._fan_out = FanOut(tables)
+        self._claim = Claim(
+            tables,
+            per_endpoint=settings.max_in_flight_per_endpoint,
+            per_destination=settings.max_in_flight_per_destination,
+        )
+        self._claiming = Role(database, statement_timeout_s=timeout_s, setup=self._claim.setup)
+        self._record = Record(tables)
+        self._row = 0
+        now = "COALESCE($1, clock_timestamp())"
+        self._enrol = (
+            f"INSERT INTO {name('dispatchers')} (name, started_at, leased_until)"
+            f" VALUES ($2, {now}, {now} + $3) RETURNING row_id"
+        )
+        self._renew = (
+            f"UPDATE {name('dispatchers')} SET leased_until = {now} + $3"
+            f" WHERE row_id = $2 AND leased_until > {now} RETURNING row_id"
+        )
+        self._retire = f"DELETE FROM {name('dispatchers')} WHERE row_id = $1"
+        self._forget = f"DELETE FROM {name('dispatchers')} WHERE leased_until < {now} - interval '1 hour'"
+        self._orphans = f"""
+            SELECT d.row_id, d.endpoint_row, d.dispatcher_row, d.attempts, d.failures, d.interruptions, d.lane,
+                   d.updated_at
+            FROM {name("deliveries")} d
+            WHERE d.state = 'sending' AND (
+                NOT EXISTS (
+                    SELECT FROM {name("dispatchers")} o WHERE o.row_id = d.dispatcher_row AND o.leased_until > {now}
+                )
+                OR d.updated_at < {now} - {LONGER_THAN_ANY_ATTEMPT_S} * interval '1 second'
+            ) LIMIT $2
+        """
+        self._release = f"""
+            UPDATE {name("deliveries")} d
+            SET state = 'pending', attempts = d.attempts - 1, dispatcher_row = NULL, updated_at = {now}
+            FROM unnest($2::bigint[], $3::int[]) AS r(row_id, attempt)
+            WHERE d.row_id = r.row_id AND d.state = 'sending' AND d.attempts = r.attempt AND d.dispatcher_row = $4
+        """
+        self._make_due = f"""
+            UPDATE {name("deliveries")} d SET due_at = NULL
+            WHERE d.row_id = ANY(ARRAY(
+                SELECT row_id FROM {name("deliveries")}
+                WHERE state = 'pending' AND due_at IS NOT NULL AND due_at <= {now}
+                ORDER BY due_at LIMIT $2 FOR NO KEY UPDATE SKIP LOCKED
+            ))
+        """
+        self._next_due = f"""
+            SELECT extract(epoch FROM min(due_at) - {now})::float8 FROM {name("deliveries")}
+            WHERE state = 'pending' AND due_at IS NOT NULL
+        """
+        self._passable = f"""
+            SELECT d.row_id, d.lane, d.endpoint_row FROM {name("deliveries")} d
+            WHERE d.state = 'pending' AND d.hold_until IS NOT NULL AND NOT d.late AND d.hold_until <= {now}
+              AND EXISTS (
+                  SELECT FROM {name("deliveries")} b WHERE b.lane = d.lane AND b.endpoint_row = d.endpoint_row
+                  AND b.lane IS NOT NULL AND b.state IN ('pending', 'sending') AND NOT b.late
+                  AND b.sequence > d.sequence
+              )
+            ORDER BY d.hold_until LIMIT $2
+        """
+        self._pass = f"""
+            UPDATE {name("deliveries")} SET late = true, waiting = false
+            WHERE row_id = ANY($1) AND state = 'pending' AND NOT late RETURNING lane, endpoint_row
+        """
+        self._busy = f"UPDATE {name('wakeup')} SET busy_until = clock_timestamp() + $1"
+
+    @property
+    def dispatcher_row(self) -> int:
+        return self._row
+
+    async def enrol(self, name: str, lease_s: float) -> None:
+        now, lease = self._database.literal_now(), timedelta(seconds=lease_s)
+
+        async def work(driver: Driver) -> int:
+            await driver.execute(self._forget, now)
+            row: int = await driver.fetchval(self._enrol, now, name, lease)
+            return row
+
+        self._row = await self._leasing.run(work)
+
+    async def heartbeat(self, lease_s: float) -> bool:
+        now = self._database.literal_now()
+        renewed = await self._leasing.run(
+            lambda driver: driver.fetchval(self._renew, now, self._row, timedelta(seconds=lease_s))
+        )
+        return renewed is not None
+
+    async def retire(self) -> None:
+        await self._leasing.run(lambda driver: driver.execute(self._retire, self._row))
+
+    async def fan_out(self, limit: int) -> FannedOut:
+        now = self._database.literal_now()
+        return await self._fanning.transact(lambda driver: self._fan_out.run(driver, limit, now))
+
+    async def claim(self, limit: int, ended: Sequence[tuple[int, int]] = ()) -> ClaimedBatch:
+        now = self._database.literal_now()
+
+        return await self._claiming.run(lambda driver: self._claim.run(driver, limit, self._row, now, ended))
+
+    async def record(self, batch: Sequence[Finished]) -> Recorded:
+        now = self._database.literal_now()
+        if all_well(batch):
+            return await self._recording.transact(
+                lambda driver: self._record.all_delivered(driver, batch, now), one_statement=True
+            )
+        return await self._recording.transact(lambda driver: self._record.run(driver, batch, now))
+
+    async def release(self, batch: Sequence[Claimed]) -> None:
+        now = self._database.literal_now()
+        rows, attempts = [claimed.delivery_row for claimed in batch], [claimed.attempt for claimed in batch]
+        lanes = {claimed.lane for claimed in batch if claimed.lane is not None}
+
+        async def work(driver: Driver) -> None:
+            await self._record.lock_jobs(driver, lanes)
+            await driver.execute(self._release, now, rows, attempts, self._row)
+            await self._record.hold_back(
+                driver, [claimed.delivery_row for claimed in batch if claimed.lane is not None]
+            )
+
+        await self._recording.transact(work)
+
+    async def make_due(self, limit: int) -> tuple[int, float | None]:
+        now = self._database.literal_now()
+
+        async def work(driver: Driver) -> tuple[int, float | None]:
+            made = await driver.execute(self._make_due, now, limit)
+            return int(made.rsplit(" ", 1)[1]), await driver.fetchval(self._next_due, now)
+
+        return await self._housekeeping.run(work)
+
+    async def pass_lanes(self, limit: int) -> int:
+        now = self._database.literal_now()
+
+        async def work(driver: Driver) -> int:
+            passable = await driver.fetch(self._passable, now, limit)
+            if not passable:
+                return 0
+            await self._record.lock_jobs(driver, {row[1] for row in passable})
+            passed = await driver.fetch(self._pass, [row[0] for row in passable])
+            await self._record.free_heads(driver, [(row[0], row[1]) for row in passed])
+            return len(passed)
+
+        return await self._housekeeping.transact(work)
+
+    async def orphans(self, limit: int) -> Sequence[Orphan]:
+        now = self._database.literal_now()
+        rows = await self._housekeeping.run(lambda driver: driver.fetch(self._orphans, now, limit))
+        return [Orphan(*row) for row in rows]
+
+    async def busy(self, seconds: float) -> None:
+        await self._housekeeping.run(lambda driver: driver.execute(self._busy, timedelta(seconds=seconds)))
+
+    async def watch(self, wake: Callable[[], None]) -> None:
+        await listen(self._database, wake)
+
+    async def close(self) -> None:
+        for role in (self._fanning, self._claiming, self._recording, self._housekeeping, self._leasing):
+            await role.discard()

@@ -1,0 +1,167 @@
+"""The dispatcher's one writer on a SQLite file: a thread, a connection, and short immediate transactions.
+
+Sets travel as JSON, in one parameter and in one row of the answer: each row that sqlite3 steps through hands the
+interpreter's lock over twice, which costs more than the row while the event loop is busy.
+"""
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from dispatcher.errors import StoreUnavailable
+from dispatcher.store.sqlite_engine import BUSY_TIMEOUT_MS
+
+T = TypeVar("T")
+
+#: How long to wait while somebody else writes, before another try, in seconds.
+_BUSY_PAUSE_S = 0.001
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder().decode
+
+
+def as_json(values: Iterable[Any]) -> str:
+    """A set as the one parameter that `json_each` takes."""
+    return _encode(list(values)).decode()
+
+
+class Connection:
+    """What a piece of work is given, inside the thread."""
+
+    def __init__(self, file: Path) -> None:
+        self._connection = sqlite3.connect(file, isolation_level=None, check_same_thread=False, cached_statements=256)
+        # Other languages can store what is no UTF-8; one such text must not stop everything that is read with it.
+        self._connection.text_factory = lambda raw: raw.decode("utf-8", "replace")
+        self._connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
+        self._connection.execute("PRAGMA journal_mode = WAL")
+        self._connection.execute("PRAGMA synchronous = FULL")
+        self._connection.execute("PRAGMA cache_size = -16000")
+        # From here on `begin` waits by itself.
+        self._connection.execute("PRAGMA busy_timeout = 0")
+
+    def run(self, sql: str, parameters: Sequence[Any] = ()) -> int:
+        """Executes; answers how many rows changed."""
+        # Not `rowcount`, which knows nothing of statements that begin with WITH.
+        before = self._connection.total_changes
+        self._connection.execute(sql, parameters)
+        return self._connection.total_changes - before
+
+    def run_many(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
+        """Executes once per row."""
+        self._connection.executemany(sql, rows)
+
+    def one(self, sql: str, parameters: Sequence[Any] = ()) -> Any:
+        """The first column of the first row; null when there is none."""
+        row = self._connection.execute(sql, parameters).fetchone()
+        return None if row is None else row[0]
+
+    def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[list[Any]]:
+        """All rows, of a statement that selects `json_array(…)` as its only column, named `j`."""
+        # Each `j` is JSON already, and `json_group_array` would parse it again.
+        text = self.one(f"SELECT '[' || COALESCE(group_concat(j, ','), '') || ']' FROM ({sql})", parameters)
+        result: list[list[Any]] = _decode(text)
+        return result
+
+    def begin(self) -> None:
+        """Begins to write, as soon as nobody else does. Raises `sqlite3.OperationalError` after the busy timeout."""
+        give_up_at = time.monotonic() + BUSY_TIMEOUT_MS / 1000
+        while True:
+            try:
+                self._connection.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError as error:
+                # The low byte: a lock that recovery or a checkpoint holds has an extended code.
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > give_up_at:
+                    raise
+                # SQLite's own wait grows to 100 ms, in which one producer after another would go first.
+                time.sleep(_BUSY_PAUSE_S)
+            else:
+                return
+
+    def commit(self) -> None:
+        self._connection.execute("COMMIT")
+
+    def roll_back(self) -> None:
+        if self._connection.in_transaction:
+            self._connection.execute("ROLLBACK")
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+def version_of(connection: Connection) -> int:
+    """A number that changes with every commit of another connection than this one."""
+    version: int = connection.one("PRAGMA data_version")
+    return version
+
+
+class Writer:
+    """The thread that owns the connection."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="dispatcher-sqlite")
+        self._connection: Connection | None = None
+        self._at_work = 0
+
+    def version(self) -> int | None:
+        """A number that changes with every commit of another connection; null while the thread is at work.
+
+        Read here and now, which takes microseconds: a way through the thread costs ten times that.
+        """
+        if self._at_work or self._connection is None:
+            return None
+        return version_of(self._connection)
+
+    async def transact(self, work: Callable[[Connection], T]) -> T:
+        """Runs `work` in an immediate transaction. Raises `StoreUnavailable` when the file cannot be written."""
+        return await self._in_thread(self._transact, work)
+
+    async def read(self, work: Callable[[Connection], T]) -> T:
+        """Runs `work` without a transaction: for one statement that only reads."""
+        return await self._in_thread(self._read, work)
+
+    async def close(self) -> None:
+        """Closes the connection and ends the thread."""
+        if self._connection is not None:
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._connection.close)
+            self._connection = None
+        self._thread.shutdown(wait=True)
+
+    async def _in_thread(self, how: Callable[[Callable[[Connection], T]], T], work: Callable[[Connection], T]) -> T:
+        future = asyncio.get_running_loop().run_in_executor(self._thread, how, work)
+        self._at_work += 1
+        try:
+            # A transaction that has started is finished: half of it must not run beside its caller's clean-up.
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            await asyncio.wait([future])
+            raise
+        except sqlite3.OperationalError as error:
+            raise StoreUnavailable(f"the database file cannot be used: {error}") from error
+        finally:
+            self._at_work -= 1
+
+    def _open(self) -> Connection:
+        if self._connection is None:
+            self._connection = Connection(self._file)
+        return self._connection
+
+    def _transact(self, work: Callable[[Connection], T]) -> T:
+        connection = self._open()
+        connection.begin()
+        try:
+            result = work(connection)
+            connection.commit()
+        except BaseException:
+            connection.roll_back()
+            raise
+        return result
+
+    def _read(self, work: Callable[[Connection], T]) -> T:
+        return work(self._open())

@@ -1,0 +1,166 @@
+"""The hot store on SQLite: the writer thread, and the statements that need no module of their own."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from dispatcher.settings import Settings
+from dispatcher.store.columns import from_microseconds, to_microseconds
+from dispatcher.store.database import Database
+from dispatcher.store.hot import LONGER_THAN_ANY_ATTEMPT_S, Claimed, ClaimedBatch, FannedOut, Finished, Orphan, Recorded
+from dispatcher.store.sqlite.claim import Claim
+from dispatcher.store.sqlite.connection import Connection, Writer, as_json
+from dispatcher.store.sqlite.fan_out import FanOut
+from dispatcher.store.sqlite.record import Record
+from dispatcher.store.sqlite.wakeup import watch
+
+
+class SqliteStore:
+    """`HotStore` on SQLite, for the one process that holds the dispatching role on the file."""
+
+    def __init__(self, database: Database, settings: Settings, file: Path) -> None:
+        self._clock = database.clock
+        self._writer = Writer(file)
+        tables = database.tables
+        name = tables.name
+        self._fan_out = FanOut(tables)
+        self._claim = Claim(
+            tables,
+            per_endpoint=settings.max_in_flight_per_endpoint,
+            per_destination=settings.max_in_flight_per_destination,
+        )
+        self._record = Record(tables)
+        self._row = 0
+        self._forget_all = f"DELETE FROM {name('dispatchers')}"
+        self._enrol = (
+            f"INSERT INTO {name('dispatchers')} (name, started_at, leased_until) VALUES (?1, ?2, ?3) RETURNING row_id"
+        )
+        self._renew = f"UPDATE {name('dispatchers')} SET leased_until = ?3 WHERE row_id = ?1 AND leased_until > ?2"
+        self._retire = f"DELETE FROM {name('dispatchers')} WHERE row_id = ?"
+        self._orphans = f"""
+            SELECT json_array(d.row_id, d.endpoint_row, d.dispatcher_row, d.attempts, d.failures, d.interruptions,
+                              d.lane, d.updated_at) AS j
+            FROM {name("deliveries")} d
+            WHERE d.state = 'sending' AND (
+                NOT EXISTS (
+                    SELECT 1 FROM {name("dispatchers")} o WHERE o.row_id = d.dispatcher_row AND o.leased_until > ?1
+                )
+                OR d.updated_at < ?1 - {int(LONGER_THAN_ANY_ATTEMPT_S * 1_000_000)}
+            ) LIMIT ?2
+        """
+        self._release = f"""
+            UPDATE {name("deliveries")}
+            SET state = 'pending', attempts = attempts - 1, dispatcher_row = NULL, updated_at = ?3
+            WHERE state = 'sending' AND dispatcher_row = ?2 AND (row_id, attempts) IN (
+                SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?1))
+        """
+        self._next_due = f"SELECT min(due_at) FROM {name('deliveries')} WHERE state = 'pending' AND due_at IS NOT NULL"
+        self._make_due = f"""
+            UPDATE {name("deliveries")} SET due_at = NULL WHERE row_id IN (
+                SELECT row_id FROM {name("deliveries")}
+                WHERE state = 'pending' AND due_at IS NOT NULL AND due_at <= ? ORDER BY due_at LIMIT ?)
+        """
+        self._passable = f"""
+            SELECT json_array(d.row_id, d.lane, d.endpoint_row) AS j FROM {name("deliveries")} d
+            WHERE d.state = 'pending' AND d.hold_until IS NOT NULL AND NOT d.late AND d.hold_until <= ?
+              AND EXISTS (
+                  SELECT 1 FROM {name("deliveries")} b WHERE b.lane = d.lane AND b.endpoint_row = d.endpoint_row
+                  AND b.lane IS NOT NULL AND b.state IN ('pending', 'sending') AND NOT b.late
+                  AND b.sequence > d.sequence
+              )
+            ORDER BY d.hold_until LIMIT ?
+        """
+        self._pass = f"""
+            UPDATE {name("deliveries")} SET late = true, waiting = false
+            WHERE row_id IN (SELECT value FROM json_each(?)) AND state = 'pending' AND NOT late
+        """
+
+    def _now(self) -> int:
+        return to_microseconds(self._clock.now())
+
+    @property
+    def dispatcher_row(self) -> int:
+        return self._row
+
+    async def enrol(self, name: str, lease_s: float) -> None:
+        now = self._now()
+
+        def work(connection: Connection) -> int:
+            # The file lock says that no other dispatcher lives, so what is `sending` is nobody's.
+            connection.run(self._forget_all)
+            row: int = connection.one(self._enrol, (name, now, now + int(lease_s * 1_000_000)))
+            return row
+
+        self._row = await self._writer.transact(work)
+
+    async def heartbeat(self, lease_s: float) -> bool:
+        now = self._now()
+        until = now + int(lease_s * 1_000_000)
+        return await self._writer.transact(lambda connection: connection.run(self._renew, (self._row, now, until)) > 0)
+
+    async def retire(self) -> None:
+        await self._writer.transact(lambda connection: connection.run(self._retire, (self._row,)))
+
+    async def fan_out(self, limit: int) -> FannedOut:
+        tenants = await self._writer.read(self._fan_out.waiting)
+        if not tenants:
+            return FannedOut(0, 0)
+        now = self._now()
+        return await self._writer.transact(lambda connection: self._fan_out.run(connection, tenants, limit, now))
+
+    async def claim(self, limit: int, ended: Sequence[tuple[int, int]] = ()) -> ClaimedBatch:
+        now = self._now()
+        if not await self._writer.read(self._claim.anything):
+            return ClaimedBatch(())
+        return await self._writer.transact(lambda connection: self._claim.run(connection, limit, self._row, now, ended))
+
+    async def record(self, batch: Sequence[Finished]) -> Recorded:
+        now = self._now()
+        return await self._writer.transact(lambda connection: self._record.run(connection, batch, now))
+
+    async def release(self, batch: Sequence[Claimed]) -> None:
+        fences = as_json([claimed.delivery_row, claimed.attempt] for claimed in batch)
+        now = self._now()
+
+        def work(connection: Connection) -> None:
+            connection.run(self._release, (fences, self._row, now))
+            self._record.hold_back(connection, [claimed.delivery_row for claimed in batch if claimed.lane is not None])
+
+        await self._writer.transact(work)
+
+    async def make_due(self, limit: int) -> tuple[int, float | None]:
+        now = self._now()
+        next_due = await self._writer.read(lambda connection: connection.one(self._next_due))
+        made = 0
+        if next_due is not None and next_due <= now:
+            made = await self._writer.transact(lambda connection: connection.run(self._make_due, (now, limit)))
+            next_due = await self._writer.read(lambda connection: connection.one(self._next_due))
+        return made, None if next_due is None else (next_due - now) / 1_000_000
+
+    async def pass_lanes(self, limit: int) -> int:
+        now = self._now()
+        passable = await self._writer.read(lambda connection: connection.rows(self._passable, (now, limit)))
+        if not passable:
+            return 0
+
+        def work(connection: Connection) -> int:
+            connection.run(self._pass, (as_json(row[0] for row in passable),))
+            self._record.free_heads(connection, [(row[1], row[2]) for row in passable])
+            return len(passable)
+
+        return await self._writer.transact(work)
+
+    async def orphans(self, limit: int) -> Sequence[Orphan]:
+        now = self._now()
+        rows = await self._writer.read(lambda connection: connection.rows(self._orphans, (now, limit)))
+        return [
+            Orphan(row[0], row[1], row[2], row[3], row[4], row[5], row[6], from_microseconds(row[7])) for row in rows
+        ]
+
+    async def busy(self, seconds: float) -> None:
+        """Nothing to tell: on SQLite nobody notifies, the dispatcher watches the file."""
+
+    async def watch(self, wake: Callable[[], None]) -> None:
+        await watch(self._writer, wake)
+
+    async def close(self) -> None:
+        await self._writer.close()

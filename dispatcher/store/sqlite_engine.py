@@ -1,0 +1,58 @@
+"""SQLite as producers and cold paths need it: a real BEGIN, a busy timeout, write-ahead logging.
+
+Plain drivers make phantoms: a first statement inside a savepoint outlives a rollback, since no BEGIN was
+sent; and a deferred transaction that reads first fails at once when another has written meanwhile.
+"""
+
+from typing import Any
+from weakref import WeakSet
+
+from sqlalchemy import Dialect, Engine, event
+from sqlalchemy.engine import Connection
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from dispatcher.errors import ConfigurationError
+
+#: How long a writer waits for another one, in milliseconds.
+BUSY_TIMEOUT_MS = 10_000
+
+#: An engine's copies with `execution_options` share its dialect and its listeners.
+_PREPARED: WeakSet[Dialect] = WeakSet()
+
+
+def prepare_sqlite(engine: Engine | AsyncEngine) -> None:
+    """Makes a producer's SQLite engine safe to publish with; call it once, right after `create_engine`.
+
+    Each transaction then starts with `BEGIN IMMEDIATE`, so that a rollback undoes everything and writers wait
+    for each other (10 s) instead of failing. Does nothing on another database. Raises `ConfigurationError`
+    for what is no engine.
+    """
+    target = engine.sync_engine if isinstance(engine, AsyncEngine) else engine
+    if not isinstance(target, Engine):
+        raise ConfigurationError(f"prepare_sqlite takes an Engine or AsyncEngine, not {type(engine).__name__}")
+    if target.dialect.name != "sqlite" or is_prepared(target):
+        return
+    event.listen(target, "connect", _on_connect)
+    event.listen(target, "begin", _on_begin)
+    _PREPARED.add(target.dialect)
+    # The first connection may be in the pool already, opened before these listeners.
+    target.dispose(close=False)
+
+
+def is_prepared(engine: Engine) -> bool:
+    """Whether `prepare_sqlite` was called for this engine, or for the one that it is an optioned copy of."""
+    return engine.dialect in _PREPARED
+
+
+def _on_connect(connection: Any, record: Any) -> None:
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    cursor.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
+    cursor.execute("PRAGMA journal_mode = WAL")
+    cursor.execute("PRAGMA foreign_keys = ON")
+    cursor.close()
+
+
+def _on_begin(connection: Connection) -> None:
+    read_only = connection.get_execution_options().get("dispatcher_read_only", False)
+    connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")

@@ -1,0 +1,165 @@
+"""One event to one endpoint: deliveries with the indexes of the claim, attempts, dead letters, bulk redeliveries."""
+
+from sqlalchemy import Boolean, Column, Float, Integer, Table, Text, text
+
+from dispatcher.store.columns import RowId, UtcTime
+from dispatcher.store.tables.declaring import DatabaseNow, Declaring
+
+
+def declare_deliveries(declaring: Declaring) -> dict[str, Table]:
+    """Declares these tables, by name."""
+    deliveries = Table(
+        declaring.named("deliveries"),
+        declaring.metadata,
+        declaring.row_key(),
+        Column("event_row", RowId, nullable=False),
+        Column("endpoint_row", RowId, nullable=False),
+        Column("tenant", Text, nullable=False),
+        Column("state", Text, nullable=False, server_default="pending"),
+        Column("reason", Text),
+        #: Null: at once. Set: a retry or pause that ends then.
+        Column("due_at", UtcTime),
+        #: Behind an earlier delivery of its lane.
+        Column("waiting", Boolean, nullable=False, server_default=text("false")),
+        #: The job's row on an ordered endpoint: together with the endpoint it names the lane.
+        Column("lane", RowId),
+        Column("sequence", RowId),
+        Column("previous_sequence", RowId),
+        #: Its lane has passed it after `order_hold_s`.
+        Column("late", Boolean, nullable=False, server_default=text("false")),
+        #: When its lane may pass it: set by the first failure.
+        Column("hold_until", UtcTime),
+        Column("replay", Boolean, nullable=False, server_default=text("false")),
+        #: Attempts begun, over all rounds; also the fence: an outcome counts only for the attempt it belongs to.
+        Column("attempts", Integer, nullable=False, server_default="0"),
+        #: Failures of this round: the place in the retry schedule.
+        Column("failures", Integer, nullable=False, server_default="0"),
+        #: Interruptions in a row.
+        Column("interruptions", Integer, nullable=False, server_default="0"),
+        #: Frozen by the first attempt, so that every attempt carries the same bytes.
+        Column("body_profile", Text),
+        Column("dispatcher_row", RowId),
+        Column("last_status", Integer),
+        Column("last_error", Text),
+        Column("created_at", UtcTime, nullable=False, server_default=DatabaseNow()),
+        Column("updated_at", UtcTime, nullable=False, server_default=DatabaseNow()),
+        sqlite_autoincrement=True,
+    )
+    declaring.index(deliveries, "deliveries_event", "event_row", "endpoint_row", unique=True)
+    declaring.index(deliveries, "deliveries_endpoint", "endpoint_row", "row_id")
+    declaring.index(
+        deliveries,
+        "deliveries_claim",
+        "endpoint_row",
+        "row_id",
+        where="state = 'pending' AND due_at IS NULL AND NOT waiting",
+    )
+    declaring.index(deliveries, "deliveries_due", "due_at", where="state = 'pending' AND due_at IS NOT NULL")
+    declaring.index(deliveries, "deliveries_sending", "endpoint_row", where="state = 'sending'")
+    declaring.index(
+        deliveries,
+        "deliveries_in_lane",
+        "lane",
+        "endpoint_row",
+        where="state = 'sending' AND lane IS NOT NULL",
+        unique=True,
+    )
+    declaring.index(
+        deliveries,
+        "deliveries_lane_live",
+        "lane",
+        "endpoint_row",
+        "sequence",
+        where="lane IS NOT NULL AND state IN ('pending', 'sending') AND NOT late",
+    )
+    declaring.index(
+        deliveries,
+        "deliveries_lane_attempted",
+        "lane",
+        "endpoint_row",
+        "sequence",
+        where="lane IS NOT NULL AND attempts > 0",
+    )
+    declaring.index(
+        deliveries,
+        "deliveries_hold",
+        "hold_until",
+        where="state = 'pending' AND hold_until IS NOT NULL AND NOT late",
+    )
+    attempts = Table(
+        declaring.named("attempts"),
+        declaring.metadata,
+        Column("delivery_row", RowId, primary_key=True, autoincrement=False),
+        Column("number", Integer, primary_key=True, autoincrement=False),
+        Column("started_at", UtcTime, primary_key=True),
+        Column("duration_ms", Float, nullable=False),
+        Column("status", Integer),
+        Column("error", Text),
+        Column("response_excerpt", Text),
+        postgresql_partition_by="RANGE (started_at)",
+        sqlite_with_rowid=False,
+    )
+    dead_letters = Table(
+        declaring.named("dead_letters"),
+        declaring.metadata,
+        declaring.row_key(),
+        Column("delivery_row", RowId, nullable=False),
+        Column("event_row", RowId, nullable=False),
+        Column("endpoint_row", RowId, nullable=False),
+        Column("tenant", Text, nullable=False),
+        Column("type", Text, nullable=False),
+        Column("job_id", Text),
+        Column("reason", Text, nullable=False),
+        Column("attempts", Integer, nullable=False),
+        Column("last_status", Integer),
+        Column("last_error", Text),
+        Column("created_at", UtcTime, nullable=False, server_default=DatabaseNow()),
+        Column("redelivered_at", UtcTime),
+        sqlite_autoincrement=True,
+    )
+    declaring.index(dead_letters, "dead_letters_delivery", "delivery_row")
+    declaring.index(dead_letters, "dead_letters_event", "event_row")
+    declaring.index(dead_letters, "dead_letters_endpoint", "endpoint_row", "row_id")
+    declaring.index(dead_letters, "dead_letters_open", "row_id", where="redelivered_at IS NULL")
+
+    #: Bulk redeliveries, of dead letters or to catch an endpoint up.
+    redeliveries = Table(
+        declaring.named("redeliveries"),
+        declaring.metadata,
+        declaring.row_key(),
+        Column("tenant", Text),
+        Column("state", Text, nullable=False),
+        Column("rate_per_s", Float),
+        Column("matched", Integer, nullable=False, server_default="0"),
+        Column("done", Integer, nullable=False, server_default="0"),
+        Column("skipped", Integer, nullable=False, server_default="0"),
+        Column("created_at", UtcTime, nullable=False, server_default=DatabaseNow()),
+        Column("stepped_at", UtcTime),
+        Column("finished_at", UtcTime),
+        sqlite_autoincrement=True,
+    )
+    redelivery_items = Table(
+        declaring.named("redelivery_items"),
+        declaring.metadata,
+        Column("redelivery_row", RowId, declaring.reference("redeliveries", ondelete="CASCADE"), primary_key=True),
+        Column("event_row", RowId, primary_key=True, autoincrement=False),
+        Column("endpoint_row", RowId, primary_key=True, autoincrement=False),
+        Column("put_back", Boolean, nullable=False, server_default=text("false")),
+        #: The delivery's attempts when it was put back: later ones are this run's.
+        Column("attempts_before", Integer),
+    )
+    declaring.index(
+        redelivery_items,
+        "redelivery_items_open",
+        "redelivery_row",
+        "event_row",
+        "endpoint_row",
+        where="NOT put_back",
+    )
+    return {
+        "deliveries": deliveries,
+        "attempts": attempts,
+        "dead_letters": dead_letters,
+        "redeliveries": redeliveries,
+        "redelivery_items": redelivery_items,
+    }

@@ -1,0 +1,126 @@
+"""Registered callback URLs: destination, endpoint, secrets, shared state and what matches them."""
+
+from sqlalchemy import Boolean, Column, Float, Integer, LargeBinary, Table, Text, UniqueConstraint, text
+
+from dispatcher.store.columns import RowId, UtcTime
+from dispatcher.store.tables.declaring import DatabaseNow, Declaring
+
+
+def declare_endpoints(declaring: Declaring) -> dict[str, Table]:
+    """Declares these tables, by name."""
+    #: Scheme, host and port that endpoints share; its row is the lock under which their deliveries are claimed.
+    destinations = Table(
+        declaring.named("destinations"),
+        declaring.metadata,
+        declaring.row_key(),
+        Column("name", Text, nullable=False),
+        UniqueConstraint("name", name=f"uq_{declaring.prefix}destinations_name"),
+        sqlite_autoincrement=True,
+    )
+    endpoints = Table(
+        declaring.named("endpoints"),
+        declaring.metadata,
+        # Chosen by whoever registers (62 random bits, or a hash for callbacks), so that a producer knows the id
+        # before its transaction is flushed.
+        Column("row_id", RowId, primary_key=True, autoincrement=False),
+        Column("tenant", Text, nullable=False),
+        Column("version", Integer, nullable=False, server_default="1"),
+        Column("destination_row", RowId, declaring.reference("destinations"), nullable=False),
+        Column("url_sealed", LargeBinary, nullable=False),
+        Column("url_shown", Text, nullable=False),
+        Column("description", Text),
+        Column("event_types", Text, nullable=False, server_default='["*"]'),
+        Column("status", Text, nullable=False),
+        Column("disabled_reason", Text),
+        Column("profile", Text, nullable=False),
+        Column("ordered", Boolean, nullable=False),
+        Column("order_hold_s", Float),
+        Column("signature_header", Text),
+        Column("signature_prefix", Text, nullable=False, server_default=""),
+        Column("headers_sealed", LargeBinary),
+        Column("header_names", Text, nullable=False, server_default="[]"),
+        Column("rate_limit", Float),
+        Column("max_in_flight", Integer),
+        Column("retry_schedule", Text),
+        Column("timeout_s", Float),
+        Column("metadata", Text, nullable=False, server_default="{}"),
+        Column("job_id", Text),
+        Column("expires_at", UtcTime),
+        Column("idempotency_key", Text),
+        Column("request_digest", Text),
+        Column("created_at", UtcTime, nullable=False, server_default=DatabaseNow()),
+        Column("updated_at", UtcTime, nullable=False, server_default=DatabaseNow()),
+        Column("deleted_at", UtcTime),
+    )
+    declaring.index(endpoints, "endpoints_tenant", "tenant", "created_at", "row_id")
+    declaring.index(
+        endpoints, "endpoints_expiry", "expires_at", where="expires_at IS NOT NULL AND status <> 'disabled'"
+    )
+    declaring.index(
+        endpoints,
+        "endpoints_idempotency",
+        "tenant",
+        "idempotency_key",
+        where="idempotency_key IS NOT NULL",
+        unique=True,
+    )
+    declaring.index(endpoints, "endpoints_job", "tenant", "job_id", where="job_id IS NOT NULL")
+    endpoint_secrets = Table(
+        declaring.named("endpoint_secrets"),
+        declaring.metadata,
+        declaring.row_key(),
+        Column("endpoint_row", RowId, declaring.reference("endpoints", ondelete="CASCADE"), nullable=False),
+        Column("sealed", LargeBinary, nullable=False),
+        Column("created_at", UtcTime, nullable=False, server_default=DatabaseNow()),
+        #: Set when a newer secret took over: signs beside it until then.
+        Column("retires_at", UtcTime),
+        sqlite_autoincrement=True,
+    )
+    declaring.index(endpoint_secrets, "endpoint_secrets_endpoint", "endpoint_row")
+    #: What dispatchers learn about an endpoint: failures in a row, pause, circuit, tokens of its rate limit.
+    endpoint_state = Table(
+        declaring.named("endpoint_state"),
+        declaring.metadata,
+        Column(
+            "endpoint_row",
+            RowId,
+            declaring.reference("endpoints", ondelete="CASCADE"),
+            primary_key=True,
+            autoincrement=False,
+        ),
+        Column("failures_in_row", Integer, nullable=False, server_default="0"),
+        Column("backoff_failures", Integer, nullable=False, server_default="0"),
+        Column("backoff_delivery", RowId),
+        Column("backoff_several", Boolean, nullable=False, server_default=text("false")),
+        Column("paused_until", UtcTime),
+        #: Null: as many in flight as the endpoint allows. 1: one probe. More: slow start after an outage.
+        Column("ramp", Integer),
+        Column("last_success_at", UtcTime),
+        Column("first_failure_at", UtcTime),
+        Column("tokens", Float),
+        Column("tokens_at", UtcTime),
+    )
+    #: Which endpoints an event of a tenant (and job) goes to, by pattern; rows exist while the endpoint matches.
+    subscriptions = Table(
+        declaring.named("subscriptions"),
+        declaring.metadata,
+        Column("tenant", Text, primary_key=True),
+        Column("pattern", Text, primary_key=True),
+        #: Empty: events of every job, and those without one.
+        Column("job_id", Text, primary_key=True, server_default=""),
+        Column(
+            "endpoint_row",
+            RowId,
+            declaring.reference("endpoints", ondelete="CASCADE"),
+            primary_key=True,
+            autoincrement=False,
+        ),
+    )
+    declaring.index(subscriptions, "subscriptions_endpoint", "endpoint_row")
+    return {
+        "destinations": destinations,
+        "endpoints": endpoints,
+        "endpoint_secrets": endpoint_secrets,
+        "endpoint_state": endpoint_state,
+        "subscriptions": subscriptions,
+    }

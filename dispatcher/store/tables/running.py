@@ -1,0 +1,53 @@
+"""What a deployment runs on: API keys, living dispatchers, periodic duties, the wake-up flag."""
+
+from sqlalchemy import Column, Integer, Table, Text, UniqueConstraint
+
+from dispatcher.store.columns import UtcTime
+from dispatcher.store.tables.declaring import DatabaseNow, Declaring
+
+
+def declare_running(declaring: Declaring) -> dict[str, Table]:
+    """Declares these tables, by name."""
+    api_keys = Table(
+        declaring.named("api_keys"),
+        declaring.metadata,
+        declaring.row_key(),
+        Column("tenant", Text, nullable=False),
+        Column("digest", Text, nullable=False),
+        Column("hint", Text, nullable=False),
+        Column("scopes", Text, nullable=False),
+        Column("created_at", UtcTime, nullable=False, server_default=DatabaseNow()),
+        Column("revoked_at", UtcTime),
+        UniqueConstraint("digest", name=f"uq_{declaring.prefix}api_keys_digest"),
+        sqlite_autoincrement=True,
+    )
+    #: Dispatchers that live; a row whose lease has ended is a dispatcher whose deliveries are taken back.
+    dispatchers = Table(
+        declaring.named("dispatchers"),
+        declaring.metadata,
+        declaring.row_key(),
+        Column("name", Text, nullable=False),
+        Column("started_at", UtcTime, nullable=False, server_default=DatabaseNow()),
+        Column("leased_until", UtcTime, nullable=False),
+        sqlite_autoincrement=True,
+    )
+    #: Periodic duties: whoever moves `next_run_at` does the duty.
+    duties = Table(
+        declaring.named("duties"),
+        declaring.metadata,
+        Column("name", Text, primary_key=True),
+        Column("next_run_at", UtcTime, nullable=False),
+    )
+    #: One row: until when dispatchers are busy anyway, so that commits need not notify them.
+    wakeup = Table(
+        declaring.named("wakeup"),
+        declaring.metadata,
+        Column("row_id", Integer, primary_key=True, autoincrement=False),
+        Column("busy_until", UtcTime),
+    )
+    return {
+        "api_keys": api_keys,
+        "dispatchers": dispatchers,
+        "duties": duties,
+        "wakeup": wakeup,
+    }

@@ -1,0 +1,71 @@
+"""Database URLs as people write them, made into what each driver takes."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError
+
+from dispatcher.errors import InvalidSettings
+
+_SEVERAL_HOSTS = re.compile(r"^(?P<head>[^/]+://(?:[^@/]*@)?)(?P<hosts>[^/?@]*,[^/?@]*)(?P<tail>[/?].*)?$")
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseUrl:
+    """A database that can hold the outbox."""
+
+    url: URL
+    dialect: str
+    connect_args: dict[str, Any]
+
+    @property
+    def shown(self) -> str:
+        """Without its password."""
+        return self.url.render_as_string(hide_password=True)
+
+    @property
+    def file(self) -> Path | None:
+        """The file of a SQLite database."""
+        if self.dialect != "sqlite" or not self.url.database:
+            return None
+        return Path(self.url.database)
+
+
+def parse_database_url(text: str) -> DatabaseUrl:
+    """Reads `sqlite:///…` and `postgresql://…`, with or without a driver, with one host or several.
+
+    Raises `InvalidSettings` for anything else; the message never shows the URL, which may hold a password.
+    """
+    several = _SEVERAL_HOSTS.match(text)
+    hosts = several["hosts"] if several else None
+    try:
+        url = make_url(f"{several['head']}localhost{several['tail'] or ''}" if several else text)
+    except (ArgumentError, ValueError) as error:
+        raise InvalidSettings(
+            "DISPATCHER_DATABASE_URL is no URL: write sqlite:///dispatcher.db or postgresql://user@host/name"
+        ) from error
+    match url.get_backend_name():
+        case "sqlite":
+            if url.database in (None, "", ":memory:") or str(url.database).startswith("file:"):
+                raise InvalidSettings(
+                    "DISPATCHER_DATABASE_URL: a SQLite outbox is a file, so that producers share it:"
+                    " write sqlite:///dispatcher.db"
+                )
+            return DatabaseUrl(url.set(drivername="sqlite+aiosqlite"), "sqlite", {})
+        case "postgresql" | "postgres":
+            query = {key: value for key, value in url.query.items() if key != "sslmode"}
+            arguments: dict[str, Any] = {}
+            if "sslmode" in url.query:
+                arguments["ssl"] = url.query["sslmode"]
+            if hosts:
+                query["host"] = tuple(host if ":" in host else f"{host}:5432" for host in hosts.split(","))
+                arguments["target_session_attrs"] = "read-write"
+                url = url.set(host=None, port=None)
+            return DatabaseUrl(url.set(drivername="postgresql+asyncpg", query=query), "postgresql", arguments)
+        case other:
+            raise InvalidSettings(
+                f"DISPATCHER_DATABASE_URL names {other}: the outbox runs on SQLite and PostgreSQL only"
+            )

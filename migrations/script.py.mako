@@ -1,0 +1,19 @@
+"""${message}"""
+
+from alembic import context, op
+import sqlalchemy as sa
+
+from dispatcher.store.columns import RowId, UtcTime
+${imports if imports else ""}
+revision = ${repr(up_revision)}
+down_revision = ${repr(down_revision)}
+branch_labels = ${repr(branch_labels)}
+depends_on = ${repr(depends_on)}
+
+
+def upgrade() -> None:
+    ${upgrades if upgrades else "pass"}
+
+
+def downgrade() -> None:
+    ${downgrades if downgrades else "pass"}

@@ -1,0 +1,154 @@
+"""Plans: with a long history behind them, the hot statements touch what is live, by its partial indexes."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import event, insert, text
+
+from dispatcher.rules.verdict import Outcome
+from dispatcher.states import DeliveryState
+from dispatcher.store import gauges
+from dispatcher.store.hot import HotStore
+from dispatcher.store.postgres.connection import Role
+from tests.clock import FakeClock
+from tests.outpost import Outpost, finished
+
+HISTORY = 5000
+_WHOLE_TABLE = re.compile(r"SCAN (d|b|busy|deliveries|events|attempts|jobs|job_events|dead_letters)( |$)(?!USING)")
+
+
+async def _fill(outpost: Outpost) -> None:
+    """A history of settled deliveries in many lanes, and a lane that is live."""
+    endpoint = await outpost.endpoint(max_in_flight=5)
+    now = outpost.clock.now()
+    async with outpost.database.begin() as connection:
+        await connection.execute(
+            insert(outpost.tables.events), [{"type": "old", "data": "{}", "job_id": f"j{n}"} for n in range(HISTORY)]
+        )
+        await connection.execute(outpost.tables.fanout_queue.delete())
+        await connection.execute(
+            insert(outpost.tables.jobs), [{"tenant": "default", "job_id": f"j{n}"} for n in range(HISTORY)]
+        )
+        await connection.execute(
+            insert(outpost.tables.job_events),
+            [{"job_row": n + 1, "sequence": 1, "event_row": n + 1} for n in range(HISTORY)],
+        )
+        await connection.execute(
+            insert(outpost.tables.deliveries),
+            [
+                {
+                    "event_row": n + 1,
+                    "endpoint_row": endpoint.row,
+                    "tenant": "default",
+                    "state": DeliveryState.DELIVERED,
+                    "lane": n + 1,
+                    "sequence": 1,
+                    "attempts": 1,
+                    "created_at": now,
+                    "updated_at": now,
+                }
+                for n in range(HISTORY)
+            ],
+        )
+    async with outpost.database.engine.connect() as connection:
+        autocommit = await connection.execution_options(isolation_level="AUTOCOMMIT")
+        await autocommit.execute(text("ANALYZE"))
+
+
+async def _work(outpost: Outpost, store: HotStore, clock: FakeClock) -> None:
+    """Every hot statement at least once, with something to do."""
+    await outpost.publish("a", "b", "c", job_id="live")
+    await outpost.publish("d", "e", "f")
+    await store.fan_out(100)
+    for outcome in (Outcome.RETRY, Outcome.DEAD, Outcome.INTERRUPTED, Outcome.DELIVERED):
+        claimed = (await store.claim(100)).deliveries
+        assert claimed
+        await store.record([finished(one, outcome, at=clock.now(), hold_s=1.0) for one in claimed[:2]])
+        await store.release(claimed[2:])
+        clock.advance(5)
+        await store.make_due(100)
+        await store.pass_lanes(100)
+        await store.orphans(100)
+
+
+@contextmanager
+def _statements(outpost: Outpost) -> Iterator[list[tuple[str, Any]]]:
+    seen: list[tuple[str, Any]] = []
+
+    def note(conn: Any, cursor: Any, statement: str, parameters: Any, context: Any, many: bool) -> None:
+        seen.append((statement, parameters))
+
+    engine = outpost.database.engine.sync_engine
+    event.listen(engine, "before_cursor_execute", note)
+    try:
+        yield seen
+    finally:
+        event.remove(engine, "before_cursor_execute", note)
+
+
+async def _whole_table_reads(outpost: Outpost, statements: list[tuple[str, Any]]) -> list[str]:
+    found = []
+    async with outpost.database.read() as connection:
+        for statement, parameters in statements:
+            if not re.match(r"\s*(SELECT|UPDATE|DELETE|INSERT|WITH)", statement):
+                continue
+            plan = await connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
+            found += [f"{detail} IN {statement}" for detail in plan.scalars(3) if _WHOLE_TABLE.match(detail)]
+    return found
+
+
+async def test_on_sqlite_no_hot_statement_reads_a_whole_table(sqlite_outpost: Outpost, clock: FakeClock) -> None:
+    await _fill(sqlite_outpost)
+    executed: list[tuple[str, Any]] = []
+    async with sqlite_outpost.store() as store:
+        await store._writer.read(  # type: ignore[attr-defined]
+            lambda connection: connection._connection.set_trace_callback(lambda sql: executed.append((sql, ())))
+        )
+        await _work(sqlite_outpost, store, clock)
+    assert len(executed) > 50
+    assert await _whole_table_reads(sqlite_outpost, executed) == []
+
+
+async def test_on_sqlite_the_gauges_read_no_whole_table(sqlite_outpost: Outpost) -> None:
+    await _fill(sqlite_outpost)
+    with _statements(sqlite_outpost) as executed:
+        async with sqlite_outpost.database.read() as connection:
+            await gauges.measure(connection, sqlite_outpost.database)
+    assert executed
+    assert await _whole_table_reads(sqlite_outpost, executed) == []
+
+
+async def _whole_tables_read(outpost: Outpost, store: HotStore) -> dict[str, int]:
+    """How often each big table was read from end to end so far."""
+    roles = [role for role in vars(store).values() if isinstance(role, Role)]
+    for role in roles:
+        await role.run(lambda driver: driver.execute("SELECT pg_stat_force_next_flush()"))
+    async with outpost.database.read() as connection:
+        rows = await connection.execute(
+            text(
+                "SELECT relname, seq_scan FROM pg_stat_user_tables"
+                " WHERE relname IN ('deliveries', 'events', 'jobs', 'job_events')"
+            )
+        )
+        return {row.relname: row.seq_scan for row in rows}
+
+
+async def test_on_postgresql_no_hot_statement_reads_a_whole_table(postgres_outpost: Outpost, clock: FakeClock) -> None:
+    await _fill(postgres_outpost)
+    async with postgres_outpost.store() as store:
+        before = await _whole_tables_read(postgres_outpost, store)
+        await _work(postgres_outpost, store, clock)
+        assert await _whole_tables_read(postgres_outpost, store) == before
+
+
+async def test_on_postgresql_the_gauges_read_no_whole_table(postgres_outpost: Outpost) -> None:
+    await _fill(postgres_outpost)
+    async with postgres_outpost.database.read() as connection:
+        with _statements(postgres_outpost) as executed:
+            await gauges.measure(connection, postgres_outpost.database)
+        for statement, parameters in list(executed):
+            plan = await connection.exec_driver_sql(f"EXPLAIN {statement}", parameters)
+            whole = [row[0] for row in plan if "Seq Scan on deliveries" in row[0]]
+            assert whole == [], statement
