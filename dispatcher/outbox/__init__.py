@@ -1,0 +1,1 @@
+"""The producer's side: events and callback URLs, written in the caller's own transaction."""
