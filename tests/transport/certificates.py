@@ -1,0 +1,69 @@
+"""Certificates made for a test: an authority of its own, and what it vouches for."""
+
+import ssl
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
+
+
+def _named(name: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+
+
+@dataclass(frozen=True, slots=True)
+class Authority:
+    """An authority that nobody trusts who is not told to."""
+
+    directory: Path
+    key: ec.EllipticCurvePrivateKey
+    certificate: x509.Certificate
+
+    @classmethod
+    def make(cls, directory: Path) -> "Authority":
+        """A new one; its certificate is the file `trusted`."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        now = datetime.now(UTC)
+        certificate = (
+            x509.CertificateBuilder(_named("tests"), _named("tests"), key.public_key(), 1)
+            .not_valid_before(now - timedelta(days=1))
+            .not_valid_after(now + timedelta(days=1))
+            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+            .sign(key, hashes.SHA256())
+        )
+        made = cls(directory, key, certificate)
+        made.trusted.write_bytes(certificate.public_bytes(Encoding.PEM))
+        return made
+
+    @property
+    def trusted(self) -> Path:
+        return self.directory / "authority.pem"
+
+    def server(self, address: str, *, days: float = 1) -> ssl.SSLContext:
+        """The TLS of a server at an address, with a certificate that ends in `days`."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        end = datetime.now(UTC) + timedelta(days=days)
+        issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key())
+        certificate = (
+            x509.CertificateBuilder(self.certificate.subject, _named(address), key.public_key(), 2)
+            .not_valid_before(end - timedelta(days=2))
+            .not_valid_after(end)
+            .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address(address))]), critical=False)
+            .add_extension(issuer, critical=False)
+            .sign(self.key, hashes.SHA256())
+        )
+        file = self.directory / "server.pem"
+        file.write_bytes(
+            key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+            + certificate.public_bytes(Encoding.PEM)
+        )
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(file)
+        return context

@@ -1,0 +1,66 @@
+"""A receiver that answers with exactly the bytes it was given, and counts the connections it is asked over."""
+
+import asyncio
+import ssl
+from contextlib import suppress
+from typing import Self
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+
+
+def answer(body: bytes, *lines: str, status: str = "200 OK") -> bytes:
+    """An answer with its length, and other lines of its head."""
+    return "\r\n".join([f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", *lines, "", ""]).encode() + body
+
+
+class RawReceiver:
+    """The server; an async context manager. The last answer repeats; one that is empty closes the connection."""
+
+    def __init__(self, *answers: bytes, tls: ssl.SSLContext | None = None) -> None:
+        self.connections = 0
+        #: Each request as it came, head and body.
+        self.requests: list[bytes] = []
+        #: Set when a request has come.
+        self.asked = asyncio.Event()
+        #: Set when a connection was closed by the other side.
+        self.left = asyncio.Event()
+        self._answers = list(answers or (OK,))
+        self._tls = tls
+        self._writers: set[asyncio.StreamWriter] = set()
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._converse, "127.0.0.1", 0, ssl=self._tls)
+        self.port = int(self._server.sockets[0].getsockname()[1])
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+        for writer in self._writers:
+            writer.close()
+        await self._server.wait_closed()
+
+    def url(self, path: str = "/", *, host: str = "127.0.0.1") -> str:
+        """The address of a path."""
+        return f"{'http' if self._tls is None else 'https'}://{host}:{self.port}{path}"
+
+    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        self._writers.add(writer)
+        try:
+            with suppress(ConnectionError, ssl.SSLError):
+                while answer := await self._answer_to(reader):
+                    writer.write(answer)
+                    await writer.drain()
+        except asyncio.IncompleteReadError:
+            self.left.set()
+        finally:
+            self._writers.discard(writer)
+            writer.close()
+
+    async def _answer_to(self, reader: asyncio.StreamReader) -> bytes:
+        head = await reader.readuntil(b"\r\n\r\n")
+        lengths = [line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
+        body = await reader.readexactly(int(lengths[0].partition(b":")[2])) if lengths else b""
+        self.requests.append(head + body)
+        self.asked.set()
+        return self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
