@@ -1,0 +1,179 @@
+"""One attempt: sign → POST → judge. Whatever happens, it ends as an outcome that can be recorded."""
+
+import asyncio
+from collections.abc import Callable
+from datetime import datetime
+
+from msgspec import Struct
+
+from dispatcher import metrics
+from dispatcher.engine.endpoint_book import EndpointBook
+from dispatcher.engine.sign import sign
+from dispatcher.errors import InvalidField, StoreUnavailable
+from dispatcher.ids import Kind, public_id
+from dispatcher.logs import logger
+from dispatcher.rules.retry import RetryPolicy
+from dispatcher.rules.verdict import Exchange, Outcome, Verdict, judge, refused_request
+from dispatcher.states import AttemptError, Reason
+from dispatcher.store.deployment import Deployment
+from dispatcher.store.endpoint_policies import EndpointPolicy
+from dispatcher.store.hot import Claimed, Finished, Orphan
+from dispatcher.store.keyring import Unreadable
+from dispatcher.transport.client import HttpClient
+
+log = logger("dispatcher.attempt")
+
+
+class Ended(Struct, frozen=True, gc=False):
+    """An attempt that ended: what to record, and why an endpoint is to be disabled, if it is."""
+
+    finished: Finished
+    disables: Reason | None
+
+    @property
+    def frees_room(self) -> bool:
+        """Whether another attempt may take its place at once: not when its record may pause or disable the endpoint."""
+        return self.finished.outcome is Outcome.DELIVERED and not self.finished.pause_endpoint_s
+
+
+class Attempts:
+    """Makes attempts for one dispatcher. `covers` says whether a dispatcher row's lease still lives."""
+
+    def __init__(
+        self, deployment: Deployment, client: HttpClient, book: EndpointBook, *, covers: Callable[[int], bool]
+    ) -> None:
+        self._covers = covers
+        self._clock = deployment.clock
+        self._client = client
+        self._book = book
+        self._default_retry = RetryPolicy(deployment.settings.retry_schedule, deployment.settings.retry_jitter)
+        # Finding a labelled child costs as much as three counts, and this one counts most.
+        self._delivered = metrics.attempts.labels(Outcome.DELIVERED, "")
+        self._retry_after_max_s = deployment.settings.retry_after_max.total_seconds()
+
+    async def make(self, claimed: Claimed) -> Ended:
+        """Makes the attempt. A cancelled one ends as interrupted, since its POST may have arrived."""
+        clock = self._clock
+        started_at, started = clock.now(), clock.monotonic()
+        policy = self._book.known(claimed.endpoint_row, claimed.endpoint_version)
+        try:
+            if policy is None:
+                policy = await self._book.current(claimed.endpoint_row, claimed.endpoint_version)
+            if policy is None:
+                # Deleted since the claim: recording finds that out too, and cancels the delivery.
+                return self.interrupted(claimed)
+            # The time that is signed is the time at which the attempt is said to have started.
+            started_at = clock.now()
+            request = sign(claimed, policy, started_at)
+            if self._covers(claimed.dispatcher_row):
+                exchange = await self._client.post(request, started_at)
+            else:
+                # A process that was paused: another may have sent this by now, and what comes after it in its lane.
+                exchange = Exchange(status=None, error=AttemptError.INTERRUPTED)
+        except (InvalidField, Unreadable) as error:
+            log.error(
+                "delivery.unreadable", delivery_id=public_id(Kind.DELIVERY, claimed.delivery_row), error=str(error)
+            )
+            return self._give_up(claimed, Reason.UNREADABLE)
+        except (asyncio.CancelledError, StoreUnavailable):
+            exchange = Exchange(status=None, error=AttemptError.INTERRUPTED)
+        except Exception:
+            log.exception("delivery.failed_inside", delivery_id=public_id(Kind.DELIVERY, claimed.delivery_row))
+            exchange = Exchange(status=None, error=AttemptError.INTERNAL)
+        duration_ms = (clock.monotonic() - started) * 1000
+        return self._conclude(claimed, policy, exchange, started_at, duration_ms)
+
+    def interrupted(self, claimed: Claimed) -> Ended:
+        """The outcome of an attempt whose end nobody saw."""
+        exchange = Exchange(status=None, error=AttemptError.INTERRUPTED)
+        return self._conclude(claimed, None, exchange, self._clock.now(), 0.0)
+
+    def _conclude(
+        self,
+        claimed: Claimed,
+        policy: EndpointPolicy | None,
+        exchange: Exchange,
+        started_at: datetime,
+        duration_ms: float,
+    ) -> Ended:
+        verdict = judge(
+            exchange,
+            failures=claimed.failures,
+            interruptions=claimed.interruptions,
+            policy=policy.retry if policy is not None else self._default_retry,
+            retry_after_max_s=self._retry_after_max_s,
+        )
+        finished = conclude(claimed, exchange, verdict, policy.hold_s if policy else None, started_at, duration_ms)
+        self._report(claimed, policy, finished)
+        return Ended(finished, verdict.disables)
+
+    def _give_up(self, claimed: Claimed, reason: Reason) -> Ended:
+        exchange = Exchange(status=None, error=AttemptError.INTERNAL)
+        verdict = Verdict(Outcome.DEAD, reason, None, None, False, None)
+        finished = conclude(claimed, exchange, verdict, None, self._clock.now(), 0.0)
+        self._report(claimed, None, finished)
+        return Ended(finished, None)
+
+    def _report(self, claimed: Claimed, policy: EndpointPolicy | None, finished: Finished) -> None:
+        outcome, error = finished.outcome, finished.error
+        metrics.attempt_seconds.observe(finished.duration_ms / 1000)
+        if outcome is Outcome.DELIVERED:
+            waited = (self._clock.now() - claimed.created_at).total_seconds()
+            metrics.delivery_seconds.observe(max(0.0, waited))
+            self._delivered.inc()
+        else:
+            metrics.attempts.labels(outcome, error or "").inc()
+            if refused_request(finished.status):
+                metrics.refused.inc()
+        write = log.info if outcome is Outcome.DELIVERED else log.warning
+        write(
+            "delivery.attempted",
+            delivery_id=public_id(Kind.DELIVERY, claimed.delivery_row),
+            event_id=claimed.event_id,
+            endpoint_id=public_id(Kind.ENDPOINT, claimed.endpoint_row) if policy is None else policy.endpoint_id,
+            type=claimed.event_type,
+            job_id=claimed.job_id,
+            sequence=claimed.sequence,
+            attempt=claimed.attempt,
+            max_attempts=None if policy is None else len(policy.retry.schedule) + 1,
+            duration_ms=round(finished.duration_ms, 2),
+            status=finished.status,
+            error=error,
+            verdict=outcome,
+            reason=finished.reason,
+            next_in_s=None if finished.delay_s is None else round(finished.delay_s, 3),
+        )
+
+
+def conclude(
+    claimed: Claimed | Orphan,
+    exchange: Exchange,
+    verdict: Verdict,
+    hold_s: float | None,
+    started_at: datetime,
+    duration_ms: float,
+) -> Finished:
+    """What to record of an attempt that was judged."""
+    # From the fifth interruption in a row on it counts as a failure, so the verdict says whether it did.
+    uncounted = verdict.outcome is Outcome.INTERRUPTED
+    failed = verdict.outcome in (Outcome.RETRY, Outcome.DEAD)
+    return Finished(
+        delivery_row=claimed.delivery_row,
+        endpoint_row=claimed.endpoint_row,
+        dispatcher_row=claimed.dispatcher_row,
+        attempt=claimed.attempt,
+        lane=claimed.lane,
+        outcome=verdict.outcome,
+        reason=verdict.reason,
+        error=exchange.error,
+        status=exchange.status,
+        failures=claimed.failures + 1 if failed else claimed.failures,
+        interruptions=claimed.interruptions + 1 if uncounted else 0,
+        delay_s=verdict.delay_s,
+        hold_s=hold_s,
+        pause_endpoint_s=verdict.pause_endpoint_s,
+        backs_off=verdict.backs_off,
+        started_at=started_at,
+        duration_ms=duration_ms,
+        excerpt=exchange.excerpt,
+    )

@@ -1,0 +1,176 @@
+"""The claim loop: keeps as many attempts in flight as there is room for, and claims again before they have ended."""
+
+import asyncio
+import random
+from collections.abc import Callable, Sequence
+
+from dispatcher import metrics
+from dispatcher.clock import Clock
+from dispatcher.engine.attempt import Attempts, Ended
+from dispatcher.engine.patience import patiently
+from dispatcher.engine.pulse import Pulse
+from dispatcher.ids import Kind, public_id
+from dispatcher.logs import logger
+from dispatcher.store.hot import Claimed, HotStore
+
+log = logger("dispatcher.claim")
+
+#: The most deliveries in one claim.
+BATCH = 500
+#: One claim takes half of what is in flight, or so many where that is more: while these are sent the next claim is
+#: under way, where one that took all the room at once would leave nothing to do until the next has returned. Claims
+#: that come back when nothing is in flight any more grow.
+LEAST_BATCH = 50
+#: Retries made due in one statement.
+DUE_BATCH = 1000
+#: How long the first attempt that ends waits for others before their room is claimed again, in seconds.
+LINGER_S = 0.003
+
+
+class Claiming:
+    """Claims for one dispatcher, and owns its attempts in flight."""
+
+    def __init__(
+        self,
+        store: HotStore,
+        clock: Clock,
+        attempts: Attempts,
+        pulse: Pulse,
+        *,
+        ended: Callable[[Ended], None],
+        unrecorded: Callable[[], Sequence[tuple[int, int]]],
+        max_in_flight: int,
+        poll_interval_s: float,
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._attempts = attempts
+        self._pulse = pulse
+        self._ended = ended
+        self._unrecorded = unrecorded
+        self._max_in_flight = max_in_flight
+        self._poll_interval_s = poll_interval_s
+        self._tasks: dict[asyncio.Task[None], Claimed] = {}
+        self._look_for_due_at = 0.0
+        self._starved = False
+        self._full = False
+        self._room = 0
+        self._room_enough = 1
+        self._batch = LEAST_BATCH
+        self._stopping = False
+
+    @property
+    def in_flight(self) -> int:
+        """Attempts in flight."""
+        return len(self._tasks)
+
+    @property
+    def held(self) -> set[tuple[int, int]]:
+        """The deliveries in flight, each with its attempt's number."""
+        return {(claimed.delivery_row, claimed.attempt) for claimed in self._tasks.values()}
+
+    def room_made(self, room: int) -> None:
+        """Attempts have ended: their endpoints, which may have had no room, have some."""
+        if not self._starved or not room:
+            return
+        first = not self._room
+        self._room += room
+        if self._room >= self._room_enough:
+            self._pulse.ring()
+        elif first:
+            asyncio.get_running_loop().call_later(LINGER_S, self._pulse.ring)
+
+    def recorded(self, *, freed: bool) -> None:
+        """Outcomes are on record: lanes may have moved on, and what held no slot any more is forgotten."""
+        metrics.in_flight.set(len(self._tasks))
+        if freed or self._full or (self._pulse.awaited and not self._tasks):
+            self._pulse.ring()
+
+    def look_for_due(self) -> None:
+        """The next pass asks for retries that are due by now."""
+        self._look_for_due_at = 0.0
+
+    def retry_at(self, delay_s: float) -> None:
+        """A retry was put off: wake for it in time."""
+        self._look_for_due_at = min(self._look_for_due_at, self._clock.monotonic() + delay_s)
+
+    async def run(self) -> None:
+        """Claims until it is told to stop."""
+        while not self._stopping:
+            self._pulse.quiet()
+            pause_s = await self.once()
+            if pause_s is not None:
+                await self._pulse.wait(pause_s)
+
+    async def once(self) -> float | None:
+        """One pass; answers how long to wait for the next one at most, in seconds (null: not at all)."""
+        unrecorded = self._unrecorded()
+        free = self._max_in_flight - len(self._tasks) - len(unrecorded)
+        self._room, self._full = 0, free <= 0
+        if self._full:
+            self._starved = True
+            return self._poll_interval_s
+        made = await self._make_due()
+        limit = min(free, self._batch)
+        batch = await patiently("claim", lambda: self._store.claim(limit, unrecorded))
+        too_late = batch.limited and not self._tasks
+        self._starved = batch.starved
+        if self._stopping:
+            if batch.deliveries:
+                await patiently("release", lambda: self._store.release(batch.deliveries))
+            return None
+        for claimed in batch.deliveries:
+            self._begin(claimed)
+        metrics.in_flight.set(len(self._tasks))
+        self._room_enough = max(1, len(self._tasks) // 4)
+        self._batch = min(BATCH, 2 * self._batch) if too_late else max(LEAST_BATCH, len(self._tasks) // 2)
+        if batch.limited:
+            return None
+        if batch.contended:
+            return random.uniform(0.001, 0.005)  # noqa: S311
+        if not batch.deliveries and not made and not self._tasks:
+            await self._pulse.found_nothing()
+        return min(self._poll_interval_s, max(0.001, self._look_for_due_at - self._clock.monotonic()))
+
+    async def _make_due(self) -> int:
+        now = self._clock.monotonic()
+        if now < self._look_for_due_at:
+            return 0
+        made, next_s = await patiently("claim", lambda: self._store.make_due(DUE_BATCH))
+        # Another process may put off a retry that comes earlier than the one seen here.
+        self._look_for_due_at = now + min(
+            self._poll_interval_s, 0 if made == DUE_BATCH else next_s or self._poll_interval_s
+        )
+        return made
+
+    def _begin(self, claimed: Claimed) -> None:
+        task = asyncio.get_running_loop().create_task(self._attempt(claimed))
+        self._tasks[task] = claimed
+        task.add_done_callback(self._end)
+
+    async def _attempt(self, claimed: Claimed) -> None:
+        self._ended(await self._attempts.make(claimed))
+
+    def _end(self, task: "asyncio.Task[None]") -> None:
+        claimed = self._tasks.pop(task)
+        fault = None if task.cancelled() else task.exception()
+        if fault is not None:
+            delivery_id = public_id(Kind.DELIVERY, claimed.delivery_row)
+            log.error("delivery.failed_inside", delivery_id=delivery_id, exc_info=fault)
+        if fault is not None or task.cancelled():
+            # Its claim says that it began, so it must end on record.
+            self._ended(self._attempts.interrupted(claimed))
+
+    def stop(self) -> None:
+        """Takes nothing more: `run` ends, and a claim that is under way is given back."""
+        self._stopping = True
+        self._pulse.ring()
+
+    async def finish(self, grace_s: float) -> None:
+        """After `run` has ended: attempts in flight may end within `grace_s`, the rest is interrupted."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=grace_s)
+        if self._tasks:
+            for task in list(self._tasks):
+                task.cancel()
+            await asyncio.wait(self._tasks)

@@ -1,0 +1,249 @@
+"""The dispatcher: what one process runs, put together, started and stopped cleanly."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import Any, Self
+
+from dispatcher.clock import Clock
+from dispatcher.engine.attempt import Attempts, Ended
+from dispatcher.engine.claiming import Claiming
+from dispatcher.engine.duties import Duties
+from dispatcher.engine.endpoint_book import EndpointBook
+from dispatcher.engine.fanning import Fanning
+from dispatcher.engine.lease import Lease
+from dispatcher.engine.pulse import Pulse
+from dispatcher.engine.recorder import Recorder
+from dispatcher.engine.role import Role
+from dispatcher.errors import StoreUnavailable
+from dispatcher.logs import logger
+from dispatcher.rules.verdict import Outcome
+from dispatcher.settings import Settings, load
+from dispatcher.store import migrate
+from dispatcher.store.database import Database
+from dispatcher.store.deployment import Deployment, open_deployment
+from dispatcher.store.endpoint_policies import check_keyring
+from dispatcher.store.hot import HotStore, Recorded
+from dispatcher.store.sqlite.store import SqliteStore
+from dispatcher.transport.client import HttpClient
+
+log = logger("dispatcher.engine")
+
+#: How long a part that failed waits before it starts again, in seconds.
+RESTART_AFTER_S = 1.0
+
+
+class Dispatcher:
+    """Delivers what the outbox holds, in the event loop of whoever starts it.
+
+    `async with Dispatcher(database_url="sqlite:///app.db"): ...` runs it inside any asyncio app; any setting can
+    be given by its name, and the environment gives the rest. On SQLite one dispatcher at a time works on a file;
+    on PostgreSQL any number. Raises `ConfigurationError`, `SchemaError`, `AlreadyRunning`, `StoreUnavailable`.
+    """
+
+    def __init__(self, *, settings: Settings | None = None, clock: Clock | None = None, **given: Any) -> None:
+        self.settings = settings if settings is not None else load(**given)
+        self.deployment: Deployment = open_deployment(self.settings, clock)
+        self._running: _Running | None = None
+        self._role: Role | None = None
+
+    async def start(self) -> None:
+        """Takes the role, brings a SQLite schema up to date, takes a lease and starts to work."""
+        database = self.deployment.database
+        try:
+            if database.url.file is not None:
+                role = Role(database.url.file)
+                role.take()
+                self._role = role
+                await migrate.upgrade(database)
+            else:
+                await migrate.check(database)
+            await check_keyring(database, self.deployment.keyring)
+            self._running = _Running(self.deployment)
+            await self._running.start()
+        except BaseException:
+            await self.stop()
+            raise
+        log.info("dispatcher.started", database=database.url.shown)
+
+    async def stop(self) -> None:
+        """Claims nothing more, lets attempts in flight end within the grace, records them, gives the lease back."""
+        running, self._running = self._running, None
+        if running is not None:
+            await running.stop()
+            log.info("dispatcher.stopped")
+        if self._role is not None:
+            self._role.give_back()
+            self._role = None
+        await self.deployment.database.close()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    def wake(self) -> None:
+        """Something was published in this process: look at once."""
+        if self._running is not None:
+            self._running.wake()
+
+    async def until_idle(self) -> None:
+        """Returns when nothing is due now: the queue is empty and every attempt that was begun is on record."""
+        if self._running is None:
+            raise RuntimeError("the dispatcher was not started")
+        await self._running.until_idle()
+
+    async def run_duties(self) -> None:
+        """Does the periodic duties that are due, now."""
+        if self._running is None:
+            raise RuntimeError("the dispatcher was not started")
+        await self._running.duties.tick()
+
+    async def run_until(self, stop: asyncio.Event) -> None:
+        """Works until `stop` is set; raises what ended a part of it that must not end."""
+        if self._running is None:
+            raise RuntimeError("the dispatcher was not started")
+        await self._running.run_until(stop)
+
+
+class _Running:
+    """The parts of a dispatcher while it runs."""
+
+    def __init__(self, deployment: Deployment) -> None:
+        settings = deployment.settings
+        self._deployment = deployment
+        self._grace_s = settings.shutdown_grace.total_seconds()
+        self._store = open_store(deployment.database, settings)
+        self._client = HttpClient(deployment.egress, connect_timeout_s=settings.connect_timeout.total_seconds())
+        self._lease = Lease(self._store, deployment.clock, settings.lease.total_seconds())
+        self._queued, self._claimable = Pulse(), Pulse()
+        book = EndpointBook(deployment)
+        attempts = Attempts(deployment, self._client, book, covers=self._lease.covers)
+        self.duties = Duties(deployment, self._store, book, self._claimable.ring, self._held)
+        self._recorder = Recorder(self._store, recorded=self._on_recorded, disable=self.duties.disable)
+        poll_interval_s = settings.poll_interval.total_seconds()
+        self._fanning = Fanning(self._store, deployment.clock, self._queued, self._claimable, poll_interval_s)
+        self._claiming = Claiming(
+            self._store,
+            deployment.clock,
+            attempts,
+            self._claimable,
+            ended=self._on_ended,
+            unrecorded=lambda: self._recorder.unrecorded,
+            max_in_flight=settings.max_in_flight,
+            poll_interval_s=poll_interval_s,
+        )
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    async def start(self) -> None:
+        await self._lease.take()
+        await self.duties.make_partitions()
+        await self.duties.reclaim()
+        loop = asyncio.get_running_loop()
+        for name, work in (
+            ("fan out", self._fanning.run),
+            ("claim", self._claiming.run),
+            ("record", self._recorder.run),
+            ("lease", self._lease.keep),
+            ("watch", lambda: self._store.watch(self.wake)),
+        ):
+            self._tasks[name] = loop.create_task(_unfailing(name, work), name=f"dispatcher {name}")
+        await self.duties.start()
+
+    def _held(self) -> set[tuple[int, int]]:
+        return self._claiming.held | set(self._recorder.unrecorded)
+
+    def wake(self) -> None:
+        self._queued.ring()
+        self._claimable.ring()
+
+    async def until_idle(self) -> None:
+        while True:
+            await self._queued.next_idle_pass()
+            batches = self._recorder.batches
+            self._claiming.look_for_due()
+            await self._claimable.next_idle_pass()
+            # What was recorded during the idle pass may have made room or freed a lane that the pass did not see.
+            if self._recorder.idle and self._recorder.batches == batches and not self._claiming.in_flight:
+                return
+
+    async def run_until(self, stop: asyncio.Event) -> None:
+        waiting = asyncio.get_running_loop().create_task(stop.wait())
+        done, _ = await asyncio.wait({waiting, *self._tasks.values()}, return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()
+        for task in done - {waiting}:
+            task.result()
+            raise RuntimeError(f"{task.get_name()} ended")
+
+    async def stop(self) -> None:
+        self._claiming.stop()
+        await self.duties.stop()
+        await self._cancel("fan out", "watch")
+        # The lease is kept until the last outcome is on record.
+        deadline = self._deployment.clock.monotonic() + self._grace_s
+        await self._join("claim", self._grace_s)
+        await self._claiming.finish(max(0.0, deadline - self._deployment.clock.monotonic()))
+        self._recorder.close()
+        await self._join("record", max(2.0, deadline - self._deployment.clock.monotonic()))
+        await self._cancel("lease")
+        try:
+            await self._store.retire()
+        except StoreUnavailable as error:
+            # Then the lease ends by itself, and what was not recorded is reclaimed by another.
+            log.warning("store.unavailable", stage="stop", error=str(error))
+        finally:
+            await self._store.close()
+            await self._client.close()
+
+    async def _join(self, name: str, seconds: float) -> None:
+        task = self._tasks.pop(name, None)
+        if task is not None:
+            await asyncio.wait({task}, timeout=seconds)
+            if not task.done():
+                log.warning("dispatcher.stopped_unrecorded", part=name)
+                task.cancel()
+                await asyncio.wait({task})
+
+    async def _cancel(self, *names: str) -> None:
+        tasks = [task for name in names if (task := self._tasks.pop(name, None)) is not None]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    def _on_ended(self, ended: Ended) -> None:
+        self._recorder.put(ended)
+        if ended.finished.outcome is Outcome.RETRY and ended.finished.delay_s is not None:
+            self._claiming.retry_at(ended.finished.delay_s)
+        if ended.frees_room:
+            self._claiming.room_made(1)
+
+    def _on_recorded(self, recorded: Recorded, room: int) -> None:
+        self._claiming.recorded(freed=recorded.freed)
+        self._claiming.room_made(room)
+
+
+async def _unfailing(name: str, work: Callable[[], Awaitable[None]]) -> None:
+    """Runs a part of the dispatcher and starts it again after a fault of ours: one bad row must not end the rest."""
+    while True:
+        try:
+            await work()
+        except Exception:
+            log.exception("dispatcher.part_failed", part=name)
+            await asyncio.sleep(RESTART_AFTER_S)
+        else:
+            return
+
+
+def open_store(database: Database, settings: Settings) -> HotStore:
+    """The hot store of the database."""
+    if database.url.file is not None:
+        return SqliteStore(database, settings, database.url.file)
+    # Only here: the driver is an extra, and SQLite needs none of it.
+    from dispatcher.store.postgres.store import PostgresStore
+
+    return PostgresStore(database, settings)

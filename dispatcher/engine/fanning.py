@@ -1,0 +1,65 @@
+"""The fan-out loop: wakes, empties the outbox's queue in batches, and tells producers when they need not notify."""
+
+from dispatcher import metrics
+from dispatcher.clock import Clock
+from dispatcher.engine.patience import patiently
+from dispatcher.engine.pulse import Pulse
+from dispatcher.errors import StoreUnavailable
+from dispatcher.store.hot import FannedOut, HotStore
+
+#: The most events in one transaction, and in the first one.
+BATCH = 500
+FIRST_BATCH = 10
+#: The deliveries that one transaction should make at most: an event may go to ten thousand endpoints.
+DELIVERIES = 5000
+#: A pass that takes so many says that events come faster than notifications are worth.
+BUSY_BATCH = 50
+#: How long producers are told not to notify, and how often the queue is looked at meanwhile, in seconds.
+BUSY_S = 0.5
+BUSY_POLL_S = 0.01
+
+
+class Fanning:
+    """Fans out for one dispatcher."""
+
+    def __init__(self, store: HotStore, clock: Clock, pulse: Pulse, made: Pulse, poll_interval_s: float) -> None:
+        self._store = store
+        self._clock = clock
+        self._pulse = pulse
+        self._made = made
+        self._poll_interval_s = poll_interval_s
+        self._busy_until = 0.0
+        self._batch = FIRST_BATCH
+
+    async def run(self) -> None:
+        """Runs until it is cancelled."""
+        while True:
+            self._pulse.quiet()
+            if not await self.once():
+                await self._pulse.found_nothing()
+                busy = self._clock.monotonic() < self._busy_until
+                await self._pulse.wait(BUSY_POLL_S if busy else self._poll_interval_s)
+
+    async def once(self) -> int:
+        """One batch; answers how many events left the queue."""
+        result = await patiently("fan_out", self._fan_out)
+        if result.events:
+            per_event = max(1.0, result.deliveries / result.events)
+            self._batch = max(1, min(BATCH, self._batch * 4, int(DELIVERIES / per_event)))
+            metrics.fanned_out.inc(result.events)
+            metrics.deliveries_made.inc(result.deliveries)
+        if result.deliveries:
+            self._made.ring()
+        if result.events >= BUSY_BATCH and self._clock.monotonic() > self._busy_until - BUSY_S / 2:
+            # Noted first: as long as producers may be silent, the queue is looked at without being asked.
+            self._busy_until = self._clock.monotonic() + BUSY_S + BUSY_POLL_S
+            await patiently("fan_out", lambda: self._store.busy(BUSY_S))
+        return result.events
+
+    async def _fan_out(self) -> FannedOut:
+        try:
+            return await self._store.fan_out(self._batch)
+        except StoreUnavailable:
+            # Perhaps it only took too long.
+            self._batch = max(1, self._batch // 2)
+            raise

@@ -1,0 +1,68 @@
+"""A test event: signed and sent at once to one endpoint, answered to whoever asked, and kept nowhere."""
+
+from dataclasses import dataclass
+
+from dispatcher.clock import rfc3339
+from dispatcher.engine.endpoint_book import EndpointBook
+from dispatcher.engine.sign import sign
+from dispatcher.errors import NotFound
+from dispatcher.ids import new_event_id
+from dispatcher.rules.json_text import encode
+from dispatcher.states import AttemptError
+from dispatcher.store.deployment import Deployment
+from dispatcher.store.hot import Claimed
+from dispatcher.transport.client import HttpClient
+
+TYPE = "webhook.test"
+
+
+@dataclass(frozen=True, slots=True)
+class Tested:
+    """What the receiver did with a test event."""
+
+    delivered: bool
+    status: int | None
+    error: AttemptError | None
+    duration_ms: float
+
+
+async def send_test(deployment: Deployment, endpoint_row: int) -> Tested:
+    """Sends a signed `webhook.test` event, whatever the endpoint's status. Raises `NotFound`, `Unreadable`.
+
+    It is no delivery: it is not retried, counts for nothing, and takes no turn in any lane.
+    """
+    policy = await EndpointBook(deployment).read(endpoint_row)
+    if policy is None:
+        raise NotFound("no such endpoint")
+    clock = deployment.clock
+    now = clock.now()
+    claimed = Claimed(
+        delivery_row=0,
+        endpoint_row=endpoint_row,
+        endpoint_version=policy.version,
+        dispatcher_row=0,
+        attempt=1,
+        failures=0,
+        interruptions=0,
+        lane=None,
+        sequence=None,
+        previous_sequence=None,
+        late=False,
+        replay=False,
+        body_profile=policy.profile,
+        event_id=new_event_id(),
+        event_type=TYPE,
+        job_id=None,
+        timestamp=now,
+        created_at=now,
+        traceparent=None,
+        data=encode({"message": "This is a test event.", "endpoint_id": policy.endpoint_id, "sent_at": rfc3339(now)}),
+    )
+    client = HttpClient(deployment.egress, connect_timeout_s=deployment.settings.connect_timeout.total_seconds())
+    started = clock.monotonic()
+    try:
+        exchange = await client.post(sign(claimed, policy, now), now)
+    finally:
+        await client.close()
+    duration_ms = (clock.monotonic() - started) * 1000
+    return Tested(exchange.error is None, exchange.status, exchange.error, round(duration_ms, 2))

@@ -1,0 +1,319 @@
+"""The periodic duties, as a running dispatcher does them: once per deployment, and none in another's way."""
+
+import asyncio
+from datetime import timedelta
+
+import pytest
+
+from dispatcher.service import dead_letters, endpoint_changes, redeliveries
+from dispatcher.service.models import DeadLetterRedeliver, RotateSecret
+from dispatcher.states import DeliveryState, EndpointStatus, Reason, RunState
+from dispatcher.store import duty_rows
+from dispatcher.store.partitions import list_partitions
+from tests.clock import FakeClock
+from tests.outpost import Outpost, Registered
+from tests.receiver import Receiver
+
+DAY_S = 86400.0
+
+
+async def _one_dead_each(outpost: Outpost, receiver: Receiver, count: int) -> Registered:
+    """An endpoint with so many dead letters, which accepts everything from now on."""
+    endpoint = await outpost.endpoint(receiver.url("/hook"), retry_schedule=())
+    receiver.answers("/hook", *[500] * count, 200)
+    await outpost.publish(*["job.completed"] * count)
+    async with outpost.dispatcher() as dispatcher:
+        await dispatcher.until_idle()
+    assert await outpost.count("dead_letters") == count
+    return endpoint
+
+
+async def _redeliver(outpost: Outpost, **wanted: object) -> str:
+    run = await dead_letters.redeliver(
+        outpost.deployment, DeadLetterRedeliver.read({**wanted, "all": True}), tenant=None
+    )
+    assert run.id is not None
+    return run.id
+
+
+async def test_only_one_of_those_who_want_a_duty_gets_it(outpost: Outpost, clock: FakeClock) -> None:
+    database = outpost.database
+    async with database.begin() as connection:
+        await duty_rows.ensure(connection, database, {"sweep": 0.0})
+        await duty_rows.ensure(connection, database, {"sweep": 0.0})
+
+    async def take() -> bool:
+        async with database.begin() as connection:
+            return await duty_rows.take(connection, database, "sweep", 60.0)
+
+    assert sorted(await asyncio.gather(*(take() for _ in range(5)))) == [False] * 4 + [True]
+    clock.advance(59)
+    async with database.read() as connection:
+        assert not await duty_rows.due(connection, database)
+    assert not await take()
+    clock.advance(1)
+    assert await take()
+
+
+async def test_who_stops_while_taking_a_duty_holds_up_neither_the_others_nor_other_duties(
+    postgres_outpost: Outpost,
+) -> None:
+    database = postgres_outpost.database
+    async with database.begin() as connection:
+        await duty_rows.ensure(connection, database, {"sweep": 0.0, "dust": 0.0})
+    async with database.begin() as paused, database.begin() as connection, asyncio.timeout(5):
+        assert await duty_rows.take(paused, database, "sweep", 60.0)
+        assert not await duty_rows.take(connection, database, "sweep", 60.0)
+        assert await duty_rows.take(connection, database, "dust", 60.0)
+
+
+async def test_a_bulk_redelivery_keeps_its_rate_however_many_dispatchers_there_are(
+    postgres_outpost: Outpost, receiver: Receiver, clock: FakeClock
+) -> None:
+    outpost = postgres_outpost
+    await _one_dead_each(outpost, receiver, 20)
+    await _redeliver(outpost, rate_per_s=5.0)
+    async with outpost.dispatcher() as one, outpost.dispatcher() as other:
+        for expected in (5, 10, 15):
+            clock.advance(1)
+            await asyncio.gather(one.run_duties(), other.run_duties())
+            await one.until_idle()
+            await other.until_idle()
+            while {row.state for row in await outpost.deliveries()} - {DeliveryState.DEAD, DeliveryState.DELIVERED}:
+                await one.until_idle()
+            assert len(receiver.received()) == 20 + expected
+
+
+@pytest.mark.parametrize(("rate_per_s", "pause_s"), [(0.2, 5.0), (0.001, 1000.0)])
+async def test_a_bulk_redelivery_of_less_than_one_a_second_gets_on_too(
+    sqlite_outpost: Outpost, receiver: Receiver, clock: FakeClock, rate_per_s: float, pause_s: float
+) -> None:
+    outpost = sqlite_outpost
+    await _one_dead_each(outpost, receiver, 3)
+    run_id = await _redeliver(outpost, rate_per_s=rate_per_s)
+    async with outpost.dispatcher() as dispatcher:
+        for done in range(3):
+            clock.advance(pause_s - 1)
+            await dispatcher.run_duties()
+            assert (await redeliveries.get(outpost.deployment, run_id, tenant=None)).done == done
+            clock.advance(1)
+            await dispatcher.run_duties()
+            assert (await redeliveries.get(outpost.deployment, run_id, tenant=None)).done == done + 1
+        await dispatcher.until_idle()
+    assert {row.state for row in await outpost.deliveries()} == {DeliveryState.DELIVERED}
+
+
+async def test_the_slowest_rate_that_can_be_asked_for_stops_no_other_redelivery(
+    sqlite_outpost: Outpost, receiver: Receiver, clock: FakeClock
+) -> None:
+    outpost = sqlite_outpost
+    await _one_dead_each(outpost, receiver, 3)
+    await _redeliver(outpost, rate_per_s=1e-300)
+    async with outpost.dispatcher() as dispatcher:
+        clock.advance(1)
+        await dispatcher.run_duties()
+        run_id = await _redeliver(outpost)
+        clock.advance(1)
+        await dispatcher.run_duties()
+        assert (await redeliveries.get(outpost.deployment, run_id, tenant=None)).done == 3
+
+
+async def test_a_bulk_redelivery_makes_up_for_no_more_than_two_seconds(
+    sqlite_outpost: Outpost, receiver: Receiver, clock: FakeClock
+) -> None:
+    outpost = sqlite_outpost
+    await _one_dead_each(outpost, receiver, 50)
+    run_id = await _redeliver(outpost, rate_per_s=5.0)
+    clock.advance(3600)
+    async with outpost.dispatcher() as dispatcher:
+        await dispatcher.run_duties()
+        assert 10 <= (await redeliveries.get(outpost.deployment, run_id, tenant=None)).done <= 11
+
+
+async def test_a_bulk_redelivery_skips_and_counts_what_cannot_be_sent_any_more(
+    outpost: Outpost, receiver: Receiver, clock: FakeClock
+) -> None:
+    await _one_dead_each(outpost, receiver, 3)
+    run_id = await _redeliver(outpost)
+    first, _, third = await outpost.deliveries()
+    await outpost.put_back(first)
+    closed = await outpost.endpoint(receiver.url("/closed"))
+    await outpost.change("endpoints", closed.row, status=EndpointStatus.DISABLED, disabled_reason=Reason.OPERATOR)
+    await outpost.change("deliveries", third.row_id, endpoint_row=closed.row)
+    items = outpost.tables.redelivery_items
+    async with outpost.database.begin() as connection:
+        await connection.execute(
+            items.update().where(items.c.event_row == third.event_row).values(endpoint_row=closed.row)
+        )
+    async with outpost.dispatcher() as dispatcher:
+        clock.advance(1)
+        await dispatcher.run_duties()
+        await dispatcher.until_idle()
+    run = await redeliveries.get(outpost.deployment, run_id, tenant=None)
+    assert (run.state, run.matched, run.done + run.skipped, run.finished_at) == (RunState.DONE, 3, 3, clock.now())
+    assert run.skipped >= 1
+    states = [row.state for row in await outpost.deliveries()]
+    assert states == [DeliveryState.DELIVERED, DeliveryState.DELIVERED, DeliveryState.DEAD]
+
+
+async def test_a_duty_that_fails_does_not_keep_the_others_from_their_turn(
+    outpost: Outpost, receiver: Receiver, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    await _one_dead_each(outpost, receiver, 1)
+    broken = await outpost.endpoint(receiver.url("/broken"))
+    await outpost.publish("waits")
+    async with outpost.store() as store:
+        await store.fan_out(10)
+    # A word that this release does not know, as a later one may write it: every duty is due, and this one fails.
+    await outpost.change("endpoints", broken.row, status=EndpointStatus.DISABLED, disabled_reason="bewitched")
+    run_id = await _redeliver(outpost)
+    async with outpost.dispatcher() as dispatcher:
+        for _ in range(2):
+            clock.advance(DAY_S)
+            await dispatcher.run_duties()
+        assert (await redeliveries.get(outpost.deployment, run_id, tenant=None)).state == RunState.DONE
+    assert "duty.failed" in caplog.text
+    due = [row.next_run_at for row in await outpost.rows("duties", "name")]
+    assert min(due) > clock.now()
+
+
+async def test_what_settled_long_ago_is_deleted_and_a_dead_letter_stays_longer(
+    outpost: Outpost, receiver: Receiver, clock: FakeClock
+) -> None:
+    await outpost.endpoint(receiver.url("/hook"), retry_schedule=(100 * DAY_S,))
+    receiver.answers("/hook", 200, 413, 500)
+    async with outpost.dispatcher(lease=timedelta(days=1000)) as dispatcher:
+        for event_type in ("delivered", "dead", "waits"):
+            await outpost.publish(event_type, job_id=f"job_{event_type}")
+            await dispatcher.until_idle()
+        kept = {}
+        for days in (29, 2, 60, 1):
+            clock.advance(days * DAY_S)
+            await dispatcher.run_duties()
+            kept[days] = [row.type for row in await outpost.rows("events")]
+        assert kept == {
+            29: ["delivered", "dead", "waits"],
+            2: ["dead", "waits"],
+            60: ["dead", "waits"],
+            1: ["waits"],
+        }
+        assert await outpost.count("dead_letters") == 0
+        assert [row.job_id for row in await outpost.rows("jobs")] == ["job_waits"]
+        (row,) = await outpost.deliveries()
+        assert row.state == DeliveryState.PENDING
+
+
+async def test_an_endpoint_whose_time_is_over_is_disabled_once_nothing_waits_and_a_callback_is_forgotten_a_day_later(
+    outpost: Outpost, receiver: Receiver, clock: FakeClock
+) -> None:
+    expires_at = clock.now() + timedelta(seconds=60)
+    callback = await outpost.endpoint(
+        receiver.url("/callback"), job_id="job_1", expires_at=expires_at, retry_schedule=(120.0,)
+    )
+    plain = await outpost.endpoint(receiver.url("/plain"), expires_at=expires_at)
+    receiver.answers("/callback", 500, 200)
+
+    async def seen(endpoint: Registered) -> tuple[str, str | None]:
+        known = await outpost.endpoint_now(endpoint)
+        return known.status, known.disabled_reason
+
+    expired = (EndpointStatus.DISABLED, Reason.EXPIRED)
+    async with outpost.dispatcher() as dispatcher:
+        await outpost.publish("before", job_id="job_1")
+        await dispatcher.until_idle()
+        clock.advance(61)
+        await outpost.publish("after", job_id="job_1")
+        await dispatcher.until_idle()
+        await dispatcher.run_duties()
+        # What was made before is still delivered.
+        assert await seen(callback) == (EndpointStatus.ENABLED, None)
+        assert await seen(plain) == expired
+        clock.advance(60)
+        await dispatcher.until_idle()
+        await dispatcher.run_duties()
+        assert await seen(callback) == expired
+        assert len(receiver.received("/callback")) == 2
+        assert len(receiver.received("/plain")) == 1
+        for endpoint in (callback, plain):
+            assert (await outpost.endpoint_now(endpoint)).deleted_at is None
+        clock.advance(DAY_S + 11)
+        await dispatcher.run_duties()
+    assert (await outpost.endpoint_now(callback)).deleted_at is not None
+    assert (await outpost.endpoint_now(plain)).deleted_at is None
+    assert [row.endpoint_row for row in await outpost.rows("endpoint_secrets")] == [plain.row]
+
+
+async def test_what_a_process_that_died_left_waiting_for_a_disabled_endpoint_is_cancelled(
+    outpost: Outpost, receiver: Receiver, clock: FakeClock
+) -> None:
+    disabled, deleted = [await outpost.endpoint(receiver.url("/hook")) for _ in range(2)]
+    await outpost.publish("a", "b")
+    async with outpost.store() as store:
+        await store.fan_out(10)
+    await outpost.change("endpoints", disabled.row, status=EndpointStatus.DISABLED, disabled_reason=Reason.GONE)
+    await outpost.change("endpoints", deleted.row, deleted_at=clock.now())
+    async with outpost.dispatcher() as dispatcher:
+        await dispatcher.until_idle()
+        clock.advance(10)
+        await dispatcher.run_duties()
+    assert {(row.endpoint_row, row.state, row.reason) for row in await outpost.deliveries()} == {
+        (disabled.row, DeliveryState.CANCELLED, Reason.GONE),
+        (deleted.row, DeliveryState.CANCELLED, Reason.ENDPOINT_DELETED),
+    }
+    assert not receiver.received()
+
+
+async def test_a_secret_is_forgotten_when_its_overlap_has_ended(outpost: Outpost, clock: FakeClock) -> None:
+    endpoint = await outpost.endpoint()
+    await endpoint_changes.rotate_secret(
+        outpost.deployment, endpoint.id, RotateSecret.read({"overlap_s": 100}), tenant=None
+    )
+    kept = []
+    async with outpost.dispatcher() as dispatcher:
+        for seconds in (99, 61):
+            clock.advance(seconds)
+            await dispatcher.run_duties()
+            kept.append(await outpost.count("endpoint_secrets"))
+    assert kept == [2, 1]
+    (row,) = await outpost.rows("endpoint_secrets")
+    assert row.retires_at is None
+
+
+async def test_the_attempt_logs_partitions_are_made_ahead_and_dropped_when_they_are_old(
+    postgres_outpost: Outpost, receiver: Receiver, clock: FakeClock
+) -> None:
+    outpost = postgres_outpost
+    await outpost.endpoint(receiver.url("/hook"))
+
+    async def days() -> list[int]:
+        async with outpost.database.begin() as connection:
+            listed = await connection.run_sync(list_partitions, outpost.tables)
+        return [(day - clock.now().date()).days for day, _ in listed]
+
+    async with outpost.dispatcher(lease=timedelta(days=1000)) as dispatcher:
+        clock.advance(40 * DAY_S)
+        await dispatcher.run_duties()
+        await outpost.publish()
+        await dispatcher.until_idle()
+        assert {0, 1, 6} <= set(await days())
+        assert await outpost.count("attempts") == 1
+        clock.advance(32 * DAY_S)
+        await dispatcher.run_duties()
+        assert min(await days()) >= -31
+        assert await outpost.count("attempts") == 0
+
+
+async def test_the_lanes_of_heads_that_fail_for_too_long_are_passed(
+    sqlite_outpost: Outpost, receiver: Receiver, clock: FakeClock
+) -> None:
+    outpost = sqlite_outpost
+    await outpost.endpoint(receiver.url("/hook"), order_hold_s=30.0, retry_schedule=(3600.0,))
+    receiver.answers("/hook", 500, 200)
+    await outpost.publish("head", "next", job_id="job_1")
+    async with outpost.dispatcher() as dispatcher:
+        await dispatcher.until_idle()
+        for seconds, requests in ((29, 1), (1, 2)):
+            clock.advance(seconds)
+            await dispatcher.run_duties()
+            await dispatcher.until_idle()
+            assert len(receiver.received()) == requests
