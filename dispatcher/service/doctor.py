@@ -1,0 +1,183 @@
+"""The operator's examination: every part of a deployment looked at, each finding with what to do about it."""
+
+import os
+import shutil
+from dataclasses import dataclass
+
+from sqlalchemy import func, select
+from sqlalchemy.exc import DBAPIError
+
+from dispatcher.clock import SystemClock
+from dispatcher.errors import ConfigurationError, SchemaError, StoreUnavailable
+from dispatcher.service.moments import moment_now
+from dispatcher.settings import Settings
+from dispatcher.store.database import Database, open_database
+from dispatcher.store.deployment import open_keyring
+from dispatcher.store.endpoint_fields import endpoint_defaults
+from dispatcher.store.migrate import check
+from dispatcher.units import format_size
+
+#: How far this host's clock may be from the database's, in seconds.
+CLOCK_TOLERANCE_S = 2.0
+
+#: Less disk than this beside a SQLite file is a finding.
+_LEAST_FREE_BYTES = 100 * 1024 * 1024
+
+#: A shorter admin key is a finding: it can be guessed.
+_SHORTEST_ADMIN_KEY = 16
+
+_PROXY_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one look found; `remedy` says what to do, and is empty where nothing is to be done."""
+
+    check: str
+    ok: bool
+    detail: str
+    remedy: str = ""
+
+
+async def examine(settings: Settings) -> list[Finding]:
+    """Looks at settings, egress, database, clock, schema, keys and dispatchers; changes nothing."""
+    findings = [_examine_settings(settings), _examine_defaults(settings), _examine_egress(settings)]
+    try:
+        database = open_database(settings, SystemClock())
+    except ConfigurationError as error:
+        return [*findings, Finding("database", False, str(error), "correct DISPATCHER_DATABASE_URL")]
+    try:
+        findings.append(await _examine_database(database))
+        if findings[-1].ok:
+            findings += [await _examine_clock(database), await _examine_schema(database)]
+        if findings[-1].ok:
+            findings += [await _examine_keys(settings, database), await _examine_dispatchers(database)]
+    finally:
+        await database.close()
+    return findings
+
+
+def _examine_settings(settings: Settings) -> Finding:
+    notes = []
+    if settings.admin_key is None:
+        notes.append("no DISPATCHER_ADMIN_KEY: `dispatcher serve` makes one at each start")
+    elif len(settings.admin_key.get_secret_value()) < _SHORTEST_ADMIN_KEY:
+        return Finding(
+            "settings",
+            False,
+            f"DISPATCHER_ADMIN_KEY is shorter than {_SHORTEST_ADMIN_KEY} characters: it can be guessed",
+            "make a key with: openssl rand -hex 32",
+        )
+    if settings.lease <= settings.poll_interval:
+        return Finding(
+            "settings",
+            False,
+            "DISPATCHER_LEASE is not longer than DISPATCHER_POLL_INTERVAL: leases end while their holder sleeps",
+            "set DISPATCHER_LEASE to several times the poll interval",
+        )
+    return Finding("settings", True, "; ".join(notes) or "read without a complaint")
+
+
+def _examine_defaults(settings: Settings) -> Finding:
+    try:
+        given = endpoint_defaults(settings)
+    except ConfigurationError as error:
+        return Finding("endpoint defaults", False, str(error), "correct the fields that are named")
+    return Finding("endpoint defaults", True, ", ".join(sorted(given)) or "none")
+
+
+def _examine_egress(settings: Settings) -> Finding:
+    schemes = "http and https" if settings.allow_http else "https only"
+    networks = ", ".join(str(network) for network in settings.allow_networks)
+    told = ", ".join(settings.egress_addresses) or "none (set DISPATCHER_EGRESS_ADDRESSES for receivers' allow lists)"
+    parts = [
+        schemes,
+        f"public addresses and {networks}" if networks else "public addresses only",
+        f"addresses told to receivers: {told}",
+    ]
+    proxies = [name for name in _PROXY_VARIABLES if os.environ.get(name)]
+    if proxies:
+        parts.append(f"{', '.join(proxies)} is ignored: deliveries connect directly")
+    return Finding("egress", True, "; ".join(parts))
+
+
+async def _examine_database(database: Database) -> Finding:
+    file = database.url.file
+    if file is not None:
+        if not file.exists():
+            return Finding(
+                "database", False, f"{file} does not exist yet", "start `dispatcher serve`, or run: dispatcher migrate"
+            )
+        free = shutil.disk_usage(file.resolve().parent).free
+        if free < _LEAST_FREE_BYTES:
+            return Finding("database", False, f"{format_size(free)} of disk are left beside {file}", "make room")
+    try:
+        async with database.read() as connection:
+            await connection.execute(select(1))
+    except StoreUnavailable as error:
+        return Finding("database", False, str(error), f"see that {database.url.shown} runs and is reachable")
+    except DBAPIError as error:
+        refusal = type(error.orig).__name__
+        return Finding("database", False, f"it refuses ({refusal})", f"see name and password of {database.url.shown}")
+    return Finding("database", True, database.url.shown)
+
+
+async def _examine_clock(database: Database) -> Finding:
+    async with database.read() as connection:
+        theirs = await moment_now(connection, database)
+    off_s = abs((database.clock.now() - theirs).total_seconds())
+    if off_s > CLOCK_TOLERANCE_S:
+        return Finding(
+            "clock",
+            False,
+            f"this host and the database differ by {off_s:.1f} s; receivers refuse signatures that are 5 minutes off",
+            "synchronise both with NTP",
+        )
+    return Finding("clock", True, f"within {CLOCK_TOLERANCE_S:g} s of the database's")
+
+
+async def _examine_schema(database: Database) -> Finding:
+    try:
+        await check(database)
+    except SchemaError as error:
+        return Finding("schema", False, str(error), "dispatcher migrate")
+    return Finding("schema", True, "up to date")
+
+
+async def _examine_keys(settings: Settings, database: Database) -> Finding:
+    kept = database.tables.endpoint_secrets.c
+    async with database.read() as connection:
+        first, last = (await connection.execute(select(func.min(kept.row_id), func.max(kept.row_id)))).one()
+        sealed = list((await connection.execute(select(kept.sealed).where(kept.row_id.in_((first, last))))).scalars())
+    file = database.url.file
+    if not settings.secret_keys and file is not None and not file.with_name(file.name + ".key").exists():
+        if sealed:
+            return Finding(
+                "key ring", False, f"the key file beside {file} is missing", "restore it, or set DISPATCHER_SECRET_KEY"
+            )
+        return Finding("key ring", True, "a key file is made with the first secret")
+    try:
+        keyring = open_keyring(settings, database.url.file)
+        for secret in sealed:
+            keyring.open(secret, "secret")
+    except ConfigurationError as error:
+        return Finding("key ring", False, str(error), "put the key that encrypted it into DISPATCHER_SECRET_KEY")
+    opened = "opens what is stored" if sealed else "nothing is stored yet"
+    return Finding("key ring", True, f"{len(keyring.keys)} key{'s' * (len(keyring.keys) > 1)}; {opened}")
+
+
+async def _examine_dispatchers(database: Database) -> Finding:
+    dispatchers, queue = database.tables.dispatchers.c, database.tables.fanout_queue
+    async with database.read() as connection:
+        alive = (
+            await connection.execute(select(func.count()).where(dispatchers.leased_until > database.now()))
+        ).scalar_one()
+        waits = (await connection.execute(select(queue.c.event_row).limit(1))).first() is not None
+    if not alive and waits:
+        return Finding(
+            "dispatchers",
+            False,
+            "events wait and no dispatcher is alive",
+            "start `dispatcher serve` or `dispatcher work`",
+        )
+    return Finding("dispatchers", True, f"{alive} alive")

@@ -1,0 +1,211 @@
+"""Changing endpoints: each change raises the version, so that every attempt begun after the answer sees it."""
+
+import json
+from datetime import timedelta
+from typing import Any, Literal, assert_never
+
+from sqlalchemy.engine import Row
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from dispatcher.errors import Conflict, InvalidField
+from dispatcher.rules.callback_url import CallbackUrl
+from dispatcher.rules.secrets import Secret
+from dispatcher.service.endpoint_views import find, newest_secret, view, view_with_secret
+from dispatcher.service.models import Endpoint, EndpointUpdate, EndpointWithSecret, RotateSecret
+from dispatcher.service.moments import moment_now
+from dispatcher.states import EndpointStatus, Reason
+from dispatcher.store.database import Database
+from dispatcher.store.deployment import Deployment
+from dispatcher.store.endpoint_rows import (
+    REDACTED,
+    check_headers,
+    destination_row,
+    event_types_text,
+    open_headers,
+    schedule_text,
+    seal_headers,
+    subscribe,
+    unsubscribe,
+)
+from dispatcher.store.transitions import cancel_endpoint
+
+Action = Literal["enable", "disable", "pause", "resume"]
+
+#: Deliveries cancelled in one transaction.
+_CANCEL_BATCH = 500
+
+
+async def update(deployment: Deployment, endpoint_id: str, body: EndpointUpdate, *, tenant: str | None) -> Endpoint:
+    """Sets the fields that were given. Raises `NotFound`, `InvalidField`."""
+    tables = deployment.database.tables
+    async with deployment.database.begin() as connection:
+        row = await find(connection, tables, endpoint_id, tenant, lock=True)
+        if not body.model_fields_set:
+            return await view(connection, tables, row.row_id)
+        values = {name: value for name, value in body.columns().items() if name != "headers"}
+        if "event_types" in values:
+            values["event_types"] = event_types_text(values["event_types"])
+        if "retry_schedule" in values:
+            values["retry_schedule"] = schedule_text(values["retry_schedule"])
+        if "metadata" in values:
+            values["metadata"] = json.dumps(values["metadata"], ensure_ascii=False)
+        if "url" in body.model_fields_set:
+            values |= await _url_columns(connection, deployment, body.url)
+        values |= _header_columns(deployment, row, body, values.get("url_shown", row.url_shown))
+        await _apply(connection, deployment.database, row, values)
+        if "event_types" in values and row.status != EndpointStatus.DISABLED:
+            await connection.run_sync(subscribe, tables, row.row_id)
+        return await view(connection, tables, row.row_id)
+
+
+async def set_status(deployment: Deployment, endpoint_id: str, action: Action, *, tenant: str | None) -> Endpoint:
+    """enabled ⇄ paused by `pause` and `resume`, either → disabled by `disable`, any → enabled by `enable`.
+
+    Disabling cancels what waits. Raises `NotFound`, and `Conflict` where the status does not allow it.
+    """
+    tables = deployment.database.tables
+    async with deployment.database.begin() as connection:
+        row = await find(connection, tables, endpoint_id, tenant, lock=True)
+        before, after = EndpointStatus(row.status), _status_after(action)
+        if before is EndpointStatus.DISABLED and action in ("pause", "resume"):
+            raise Conflict(f"the endpoint is disabled ({row.disabled_reason}); enable it first")
+        if before is not after:
+            values: dict[str, Any] = {"status": after, "disabled_reason": None}
+            if after is EndpointStatus.DISABLED:
+                values["disabled_reason"] = Reason.OPERATOR
+                await connection.run_sync(unsubscribe, tables, row.row_id)
+            elif before is EndpointStatus.DISABLED:
+                values |= await _start_afresh(connection, deployment.database, row)
+            await _apply(connection, deployment.database, row, values)
+        changed = await view(connection, tables, row.row_id)
+    if after is EndpointStatus.DISABLED:
+        await _cancel_waiting(deployment.database, row.row_id, Reason.OPERATOR)
+    return changed
+
+
+async def delete(deployment: Deployment, endpoint_id: str, *, tenant: str | None) -> None:
+    """Deletes an endpoint: its secrets are gone, what waits is cancelled, its history stays. Raises `NotFound`."""
+    tables = deployment.database.tables
+    async with deployment.database.begin() as connection:
+        row = await find(connection, tables, endpoint_id, tenant, lock=True)
+        for table in (tables.endpoint_secrets, tables.subscriptions):
+            await connection.execute(table.delete().where(table.c.endpoint_row == row.row_id))
+        await _apply(
+            connection,
+            deployment.database,
+            row,
+            {
+                "status": EndpointStatus.DISABLED,
+                "disabled_reason": Reason.ENDPOINT_DELETED,
+                "url_sealed": b"",
+                "headers_sealed": None,
+                "idempotency_key": None,
+                "request_digest": None,
+                "deleted_at": deployment.database.now(),
+            },
+        )
+    await _cancel_waiting(deployment.database, row.row_id, Reason.ENDPOINT_DELETED)
+
+
+async def rotate_secret(
+    deployment: Deployment, endpoint_id: str, body: RotateSecret, *, tenant: str | None
+) -> EndpointWithSecret:
+    """Signs with a new secret, and for `body.overlap_s` seconds with the old one too.
+
+    Raises `NotFound`, and `InvalidField` for the secret that signs already.
+    """
+    tables, keyring = deployment.database.tables, deployment.keyring
+    kept = tables.endpoint_secrets
+    new = Secret.parse(body.secret) if body.secret is not None else Secret.generate()
+    async with deployment.database.begin() as connection:
+        row = await find(connection, tables, endpoint_id, tenant, lock=True)
+        if keyring.open(await newest_secret(connection, tables, row.row_id), "secret") == new.text:
+            raise InvalidField("secret", "is the one that signs already; give another, or none and one is made")
+        now = await moment_now(connection, deployment.database)
+        of_endpoint = kept.c.endpoint_row == row.row_id
+        if body.overlap_s:
+            retires_at = now + timedelta(seconds=body.overlap_s)
+            await connection.execute(
+                kept.update().where(of_endpoint, kept.c.retires_at.is_(None)).values(retires_at=retires_at)
+            )
+        else:
+            await connection.execute(kept.delete().where(of_endpoint))
+        await connection.execute(
+            kept.insert().values(endpoint_row=row.row_id, sealed=keyring.seal(new.text, "secret"), created_at=now)
+        )
+        await _apply(connection, deployment.database, row, {})
+        return await view_with_secret(connection, deployment, row.row_id)
+
+
+async def _apply(connection: AsyncConnection, database: Database, row: Row[Any], values: dict[str, Any]) -> None:
+    endpoints = database.tables.endpoints
+    await connection.execute(
+        endpoints.update()
+        .where(endpoints.c.row_id == row.row_id)
+        .values(**values, version=endpoints.c.version + 1, updated_at=database.now())
+    )
+
+
+async def _url_columns(connection: AsyncConnection, deployment: Deployment, text: str) -> dict[str, Any]:
+    url = CallbackUrl.parse(text, deployment.egress)
+    return {
+        "url_sealed": deployment.keyring.seal(url.text, "url"),
+        "url_shown": url.shown,
+        "destination_row": await connection.run_sync(destination_row, deployment.database.tables, url),
+    }
+
+
+def _header_columns(deployment: Deployment, row: Row[Any], body: EndpointUpdate, url_shown: str) -> dict[str, Any]:
+    given = body.model_fields_set
+    if not given & {"url", "headers", "signature_header"}:
+        return {}
+    stored = open_headers(deployment.keyring, row.headers_sealed)
+    headers = dict(body.headers) if "headers" in given else stored
+    by_name = {name.lower(): value for name, value in stored.items()}
+    headers = {
+        name: by_name.get(name.lower(), value) if value == REDACTED else value for name, value in headers.items()
+    }
+    check_headers(body.signature_header if "signature_header" in given else row.signature_header, headers, url_shown)
+    return {
+        "headers_sealed": seal_headers(deployment.keyring, headers),
+        "header_names": json.dumps(list(headers)),
+    }
+
+
+def _status_after(action: Action) -> EndpointStatus:
+    match action:
+        case "enable" | "resume":
+            return EndpointStatus.ENABLED
+        case "pause":
+            return EndpointStatus.PAUSED
+        case "disable":
+            return EndpointStatus.DISABLED
+    assert_never(action)
+
+
+async def _start_afresh(connection: AsyncConnection, database: Database, row: Row[Any]) -> dict[str, Any]:
+    """What was learnt while it failed is forgotten, and an expiry that has passed is lifted."""
+    state = database.tables.endpoint_state
+    await connection.run_sync(subscribe, database.tables, row.row_id)
+    await connection.execute(
+        state.update()
+        .where(state.c.endpoint_row == row.row_id)
+        .values(
+            failures_in_row=0,
+            backoff_failures=0,
+            backoff_delivery=None,
+            backoff_several=False,
+            paused_until=None,
+            ramp=None,
+            first_failure_at=None,
+        )
+    )
+    past = row.expires_at is not None and row.expires_at <= await moment_now(connection, database)
+    return {"expires_at": None} if past else {}
+
+
+async def _cancel_waiting(database: Database, endpoint_row: int, reason: Reason) -> None:
+    cancelled = _CANCEL_BATCH
+    while cancelled == _CANCEL_BATCH:
+        async with database.begin() as connection:
+            cancelled = await cancel_endpoint(connection, database, endpoint_row, reason, _CANCEL_BATCH)

@@ -1,0 +1,89 @@
+"""Stored endpoints as callers see them: found within their tenant, secrets left out."""
+
+import json
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.engine import Row
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from dispatcher.errors import NotFound
+from dispatcher.ids import Kind, public_id, row_id
+from dispatcher.service.models import Endpoint, EndpointWithSecret
+from dispatcher.service.scope import within
+from dispatcher.states import EndpointStatus, Profile, Reason
+from dispatcher.store.deployment import Deployment
+from dispatcher.store.endpoint_rows import REDACTED, read_schedule
+from dispatcher.store.tables import Tables
+
+
+async def find(
+    connection: AsyncConnection, tables: Tables, endpoint_id: str, tenant: str | None, *, lock: bool = False
+) -> Row[Any]:
+    """The row of an endpoint; `lock` keeps it from changing until the transaction ends. Raises `NotFound`."""
+    endpoints = tables.endpoints
+    statement = select(endpoints).where(
+        endpoints.c.row_id == row_id(Kind.ENDPOINT, endpoint_id),
+        endpoints.c.deleted_at.is_(None),
+        within(tenant, endpoints.c.tenant),
+    )
+    row = (await connection.execute(statement.with_for_update() if lock else statement)).one_or_none()
+    if row is None:
+        raise NotFound(f"no endpoint {endpoint_id}; GET /v1/endpoints lists yours")
+    return row
+
+
+async def view(connection: AsyncConnection, tables: Tables, endpoint_row: int) -> Endpoint:
+    """The endpoint as it stands now."""
+    endpoints = tables.endpoints
+    row = (await connection.execute(select(endpoints).where(endpoints.c.row_id == endpoint_row))).one()
+    return endpoint_view(row)
+
+
+async def view_with_secret(
+    connection: AsyncConnection, deployment: Deployment, endpoint_row: int
+) -> EndpointWithSecret:
+    """The endpoint with its newest secret: for the answers that show it. Raises `Unreadable`."""
+    tables = deployment.database.tables
+    endpoint = await view(connection, tables, endpoint_row)
+    return EndpointWithSecret(
+        **dict(endpoint),
+        secret=deployment.keyring.open(await newest_secret(connection, tables, endpoint_row), "secret"),
+    )
+
+
+async def newest_secret(connection: AsyncConnection, tables: Tables, endpoint_row: int) -> bytes:
+    """The sealed secret that was given or made last."""
+    kept = tables.endpoint_secrets
+    newest = select(kept.c.sealed).where(kept.c.endpoint_row == endpoint_row).order_by(kept.c.row_id.desc()).limit(1)
+    sealed: bytes = (await connection.execute(newest)).scalar_one()
+    return sealed
+
+
+def endpoint_view(row: Row[Any]) -> Endpoint:
+    """A row of `endpoints` as an answer."""
+    schedule = read_schedule(row.retry_schedule)
+    return Endpoint(
+        id=public_id(Kind.ENDPOINT, row.row_id),
+        tenant=row.tenant,
+        url=row.url_shown,
+        description=row.description,
+        event_types=json.loads(row.event_types),
+        status=EndpointStatus(row.status),
+        disabled_reason=Reason(row.disabled_reason) if row.disabled_reason else None,
+        profile=Profile(row.profile),
+        ordered=row.ordered,
+        order_hold_s=row.order_hold_s,
+        signature_header=row.signature_header,
+        signature_prefix=row.signature_prefix,
+        headers=dict.fromkeys(json.loads(row.header_names), REDACTED),
+        rate_limit=row.rate_limit,
+        max_in_flight=row.max_in_flight,
+        retry_schedule=None if schedule is None else list(schedule),
+        timeout_s=row.timeout_s,
+        metadata=json.loads(row.metadata),
+        job_id=row.job_id,
+        expires_at=row.expires_at,
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+    )

@@ -1,0 +1,147 @@
+"""Publishing through the service, and events as they were published: one transaction per call, all or none."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Select, select
+from sqlalchemy.engine import Row
+
+from dispatcher.errors import Conflict, InvalidField, NotFound
+from dispatcher.outbox.events import NewEvent, insert_events, new_event
+from dispatcher.service.delivery_views import view as delivery_view
+from dispatcher.service.delivery_views import with_events
+from dispatcher.service.models import (
+    BATCH_LENGTH,
+    BatchAccepted,
+    Event,
+    EventAccepted,
+    EventPublish,
+    EventWithDeliveries,
+    Page,
+)
+from dispatcher.service.pages import DEFAULT_PAGE, Order, fetch_page
+from dispatcher.service.scope import events_of_job, text_filter, within
+from dispatcher.store.database import Database
+from dispatcher.store.deployment import Deployment
+from dispatcher.store.tables import Tables
+
+#: Payloads above this many bytes are accepted with a warning: many receivers' limits are near.
+WARN_ABOVE_BYTES = 20_000
+
+
+async def publish(deployment: Deployment, body: EventPublish, *, tenant: str) -> EventAccepted:
+    """Stores an event of `body.tenant`, else of `tenant`; the caller's right to name it was checked.
+
+    The same id or idempotency key with the same content again gives the same answer and stores nothing.
+    Raises `InvalidField`, `IdempotencyConflict`.
+    """
+    event = _new(deployment, body, tenant, "")
+    created_at = (await _store(deployment.database, [event]))[event.tenant, event.id]
+    return EventAccepted(
+        id=event.id, type=event.type, job_id=event.job_id, created_at=created_at, warnings=event.warnings
+    )
+
+
+async def publish_batch(deployment: Deployment, bodies: Sequence[EventPublish], *, tenant: str) -> BatchAccepted:
+    """Stores all events or none, in their order. Raises like `publish`, with fields named `events/3/data`."""
+    if not 1 <= len(bodies) <= BATCH_LENGTH:
+        raise InvalidField("events", f"takes 1 to {BATCH_LENGTH} events, not {len(bodies)}; split the batch")
+    events = [_new(deployment, body, tenant, f"events/{place}/") for place, body in enumerate(bodies)]
+    await _store(deployment.database, events)
+    return BatchAccepted(ids=[event.id for event in events])
+
+
+async def get(deployment: Deployment, event_id: str, *, tenant: str | None) -> EventWithDeliveries:
+    """An event with its deliveries. Raises `NotFound`, and `Conflict` where several tenants have that id."""
+    tables = deployment.database.tables
+    events, deliveries = tables.events.c, tables.deliveries.c
+    async with deployment.database.read() as connection:
+        rows = (
+            await connection.execute(
+                _numbered(tables)
+                .where(events.id == text_filter("id", event_id), within(tenant, events.tenant))
+                .limit(2)
+            )
+        ).all()
+        if not rows:
+            raise NotFound(f"no event {event_id[:128]}; GET /v1/events lists yours")
+        if len(rows) > 1:
+            raise Conflict("several tenants have an event with this id; name one with tenant")
+        sent = await connection.execute(
+            with_events(tables).where(deliveries.event_row == rows[0].row_id).order_by(deliveries.row_id)
+        )
+        return EventWithDeliveries(**dict(_view(rows[0])), deliveries=[delivery_view(row) for row in sent])
+
+
+async def list_page(
+    deployment: Deployment,
+    *,
+    tenant: str | None,
+    limit: int = DEFAULT_PAGE,
+    cursor: str | None = None,
+    type: str | None = None,
+    job_id: str | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+) -> Page[Event]:
+    """A part of the events, newest first; `since` and `until` are about when they were published.
+
+    Raises `InvalidField`.
+    """
+    tables = deployment.database.tables
+    events = tables.events.c
+    statement = _numbered(tables).where(within(tenant, events.tenant))
+    if type is not None:
+        statement = statement.where(events.type == text_filter("type", type))
+    if job_id is not None:
+        statement = statement.where(events.row_id.in_(events_of_job(tables, text_filter("job_id", job_id), tenant)))
+    if since is not None:
+        statement = statement.where(events.created_at >= since)
+    if until is not None:
+        statement = statement.where(events.created_at < until)
+    async with deployment.database.read() as connection:
+        rows, following = await fetch_page(
+            connection, statement, Order("events", (events.row_id,)), limit=limit, cursor=cursor
+        )
+    return Page[Event](data=[_view(row) for row in rows], next_cursor=following)
+
+
+def _new(deployment: Deployment, body: EventPublish, tenant: str, at: str) -> NewEvent:
+    return new_event(
+        body.type,
+        body.data,
+        max_payload=deployment.settings.max_payload,
+        at=at,
+        job_id=body.job_id,
+        tenant=body.tenant or tenant,
+        id=body.id,
+        timestamp=body.timestamp,
+        traceparent=body.traceparent,
+        idempotency_key=body.idempotency_key,
+    )
+
+
+async def _store(database: Database, events: Sequence[NewEvent]) -> dict[tuple[str, str], datetime]:
+    async with database.begin() as connection:
+        return await connection.run_sync(insert_events, database.tables, events, database.literal_now())
+
+
+def _numbered(tables: Tables) -> Select[Any]:
+    events, numbered = tables.events.c, tables.job_events.c
+    return select(tables.events, numbered.sequence).outerjoin_from(
+        tables.events, tables.job_events, numbered.event_row == events.row_id
+    )
+
+
+def _view(row: Row[Any]) -> Event:
+    return Event(
+        id=row.id,
+        tenant=row.tenant,
+        type=row.type,
+        job_id=row.job_id,
+        sequence=row.sequence,
+        data=row.data,
+        timestamp=row.timestamp,
+        created_at=row.created_at,
+    )
