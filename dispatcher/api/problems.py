@@ -1,0 +1,195 @@
+"""Every error as an RFC 9457 problem: a stable type, what was wrong, and what to do; never a traceback."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Annotated, Literal
+
+from aiohttp import web
+from pydantic import BaseModel, Field
+
+from dispatcher.api.auth import Forbidden, Unauthenticated
+from dispatcher.api.request_body import TooLarge, Unreadable, WrongContentType
+from dispatcher.api.route import Route
+from dispatcher.errors import (
+    Conflict,
+    DispatcherError,
+    FieldProblem,
+    IdempotencyConflict,
+    InvalidField,
+    NotFound,
+    StoreUnavailable,
+    TooLargeField,
+)
+from dispatcher.service.models import UnreadableJson
+
+MEDIA_TYPE = "application/problem+json"
+#: Seconds after which a caller may try again when the database does not answer.
+RETRY_AFTER_S = 5
+#: How many refused fields one answer names.
+MOST_FIELDS = 50
+
+
+class WrongField(BaseModel):
+    """One field that was refused."""
+
+    pointer: Annotated[
+        str, Field(description="A JSON pointer to the field, as a fragment.", examples=["#/url", "#/events/3/type"])
+    ]
+    detail: Annotated[str, Field(description="What would be accepted.")]
+    place: Annotated[
+        Literal["body", "query", "header"], Field(serialization_alias="in", description="Where the field was sent.")
+    ]
+
+
+class Problem(BaseModel):
+    """An error, as RFC 9457 writes it."""
+
+    type: Annotated[
+        str, Field(description="What kind of error it is: stable.", examples=["/docs#problem-invalid-field"])
+    ]
+    title: Annotated[str, Field(description="The kind of error in words.")]
+    status: Annotated[int, Field(description="The HTTP status again.", examples=[422])]
+    detail: Annotated[str, Field(description="What was wrong this time, and what to do.")]
+    errors: Annotated[list[WrongField] | None, Field(description="The fields that were refused, all at once.")] = None
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of problem; its name is the end of the problem's `type`."""
+
+    name: str
+    status: int
+    title: str
+    remedy: str
+
+    @property
+    def type(self) -> str:
+        """The problem's `type`: where the documentation explains it."""
+        return f"/docs#problem-{self.name}"
+
+
+UNREADABLE = Kind(
+    "unreadable-body", 400, "The body cannot be read", "Send JSON in UTF-8; NaN and Infinity are not JSON."
+)
+BAD_REQUEST = Kind("bad-request", 400, "Not a valid HTTP request", "Use an HTTP client; keep the URL under 8 KiB.")
+UNAUTHENTICATED = Kind("unauthenticated", 401, "No valid API key", "Send `Authorization: Bearer KEY`.")
+FORBIDDEN = Kind("forbidden", 403, "The API key does not allow this", "Use the admin key, or leave `tenant` out.")
+NOT_FOUND = Kind("not-found", 404, "There is no such thing", "It is unknown, was removed, or is another tenant's.")
+WRONG_METHOD = Kind("method-not-allowed", 405, "The path has no such method", "The header `Allow` lists those it has.")
+CONFLICT = Kind("conflict", 409, "The state does not allow this", "Look at the thing's state; `detail` says more.")
+IDEMPOTENCY = Kind(
+    "idempotency-conflict", 409, "The same idempotency key with other content", "Use a new key for new content."
+)
+TOO_LARGE = Kind("too-large", 413, "The body is too large", "Send less, or raise DISPATCHER_MAX_PAYLOAD for events.")
+CONTENT_TYPE = Kind("content-type", 415, "The body is not declared as JSON", "Send `Content-Type: application/json`.")
+INVALID_FIELD = Kind("invalid-field", 422, "A field or parameter is refused", "`errors` names each, and the remedy.")
+INTERNAL = Kind("internal", 500, "A fault of the service", "It is logged under the answer's `X-Request-Id`.")
+UNAVAILABLE = Kind("unavailable", 503, "The database does not answer", "Nothing was done; try again a little later.")
+
+KINDS = (
+    UNREADABLE,
+    BAD_REQUEST,
+    UNAUTHENTICATED,
+    FORBIDDEN,
+    NOT_FOUND,
+    WRONG_METHOD,
+    CONFLICT,
+    IDEMPOTENCY,
+    TOO_LARGE,
+    CONTENT_TYPE,
+    INVALID_FIELD,
+    INTERNAL,
+    UNAVAILABLE,
+)
+
+_BY_ERROR: tuple[tuple[type[DispatcherError], Kind], ...] = (
+    (Unreadable, UNREADABLE),
+    (UnreadableJson, UNREADABLE),
+    (Unauthenticated, UNAUTHENTICATED),
+    (Forbidden, FORBIDDEN),
+    (NotFound, NOT_FOUND),
+    (IdempotencyConflict, IDEMPOTENCY),
+    (Conflict, CONFLICT),
+    (TooLarge, TOO_LARGE),
+    (WrongContentType, CONTENT_TYPE),
+    (StoreUnavailable, UNAVAILABLE),
+)
+_BY_STATUS = {kind.status: kind for kind in (BAD_REQUEST, NOT_FOUND, WRONG_METHOD, TOO_LARGE)}
+
+
+def problem(
+    kind: Kind, detail: str, *, errors: list[WrongField] | None = None, headers: Mapping[str, str] | None = None
+) -> web.Response:
+    """The answer that says so."""
+    content = Problem(type=kind.type, title=kind.title, status=kind.status, detail=detail, errors=errors)
+    body = content.model_dump_json(by_alias=True, exclude_none=True).encode()
+    return web.Response(status=kind.status, body=body, content_type=MEDIA_TYPE, headers=headers)
+
+
+def problem_of(error: Exception, route: Route | None) -> web.Response | None:
+    """The answer to an error that somebody foresaw; `None` for one that nobody did."""
+    if isinstance(error, InvalidField):
+        kind = TOO_LARGE if isinstance(error, TooLargeField) else INVALID_FIELD
+        return invalid_fields(error.problems, route, kind)
+    for kind_of_error, kind in _BY_ERROR:
+        if isinstance(error, kind_of_error):
+            return problem(kind, str(error), headers=_headers(kind))
+    if isinstance(error, web.HTTPException) and error.status >= 400:
+        return _http_problem(error)
+    return None
+
+
+def _headers(kind: Kind) -> dict[str, str]:
+    match kind.name:
+        case "unauthenticated":
+            return {"WWW-Authenticate": 'Bearer realm="dispatcher"'}
+        case "unavailable":
+            return {"Retry-After": str(RETRY_AFTER_S)}
+        case _:
+            return {}
+
+
+def _http_problem(error: web.HTTPException) -> web.Response:
+    kind = _BY_STATUS.get(error.status)
+    if kind is None:
+        phrase = HTTPStatus(error.status).phrase
+        kind = Kind("http", error.status, phrase, phrase)
+    if isinstance(error, web.HTTPMethodNotAllowed):
+        allowed = ", ".join(sorted(error.allowed_methods))
+        return problem(kind, f"this path has {allowed}, and no {error.method[:20]}", headers={"Allow": allowed})
+    if kind is NOT_FOUND:
+        return problem(kind, "there is nothing under this path; /docs lists all there is")
+    return problem(kind, error.reason)
+
+
+def invalid_fields(problems: tuple[FieldProblem, ...], route: Route | None, kind: Kind = INVALID_FIELD) -> web.Response:
+    """A 422 (a 413 for what is too large) that names the fields, up to `MOST_FIELDS`."""
+    named = problems[:MOST_FIELDS]
+    errors = [
+        WrongField(pointer=_pointer(one.field), detail=one.detail, place=_place(one.field, route)) for one in named
+    ]
+    detail = "; ".join(f"{one.field.lstrip('?')[:80]}: {one.detail}" for one in named)
+    if len(problems) > len(named):
+        detail += f"; and {len(problems) - len(named)} more"
+    return problem(kind, detail, errors=errors)
+
+
+def _place(field: str, route: Route | None) -> Literal["body", "query", "header"]:
+    if field == "Idempotency-Key":
+        return "header"
+    in_body = route is not None and route.body is not None
+    return "body" if in_body and not field.startswith("?") else "query"
+
+
+def _pointer(field: str) -> str:
+    if field == "body":
+        return "#"
+    return "#" + "".join(f"/{part.replace('~', '~0')}" for part in field.lstrip("?").split("/"))
+
+
+def malformed(detail: str, status: int) -> bytes:
+    """The body for what is no HTTP at all, so that no request exists to be answered."""
+    kind = BAD_REQUEST
+    return json.dumps({"type": kind.type, "title": kind.title, "status": status, "detail": detail}).encode()

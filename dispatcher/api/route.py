@@ -1,0 +1,124 @@
+"""What a route is: the words in which the API's table is written, and what a handler is given and gives back."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Generic, TypeVar
+
+from prometheus_client import CollectorRegistry
+from pydantic import BaseModel
+
+from dispatcher.api.auth import KeyCache
+from dispatcher.service import models
+from dispatcher.store.deployment import Deployment
+from dispatcher.store.endpoint_fields import GivenFields
+
+BodyT = TypeVar("BodyT")
+QueryT = TypeVar("QueryT", bound=BaseModel)
+
+#: The tenant of what the admin makes without naming one.
+DEFAULT_TENANT = "default"
+
+
+class Scope(StrEnum):
+    """Which key a route wants."""
+
+    #: None at all.
+    PUBLIC = "public"
+    #: A tenant's key, or the admin key.
+    TENANT = "tenant"
+    #: The admin key.
+    ADMIN = "admin"
+
+
+@dataclass(frozen=True, slots=True)
+class Door:
+    """What all handlers of one application share."""
+
+    deployment: Deployment
+    keys: KeyCache
+    registry: CollectorRegistry
+    #: Tells a dispatcher in this process that there is work.
+    wake: Callable[[], None]
+    openapi: bytes
+    docs: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[BodyT, QueryT]):
+    """One authenticated and validated request."""
+
+    door: Door
+    #: Whose things the caller sees; `None` = every tenant's.
+    tenant: str | None
+    body: BodyT
+    query: QueryT
+    path: Mapping[str, str]
+    idempotency_key: str | None
+    accept: str
+
+    @property
+    def deployment(self) -> Deployment:
+        """What the services work on."""
+        return self.door.deployment
+
+    @property
+    def owner(self) -> str:
+        """Whose the thing becomes that this request makes."""
+        return self.tenant or DEFAULT_TENANT
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a handler answers; bytes go out as they are."""
+
+    status: int
+    content: models.Answer | bytes | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+Handler = Callable[[Call[Any, Any]], Awaitable[Reply]]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One documented answer of a route."""
+
+    description: str
+    model: type[BaseModel] | None = None
+    media_type: str = "application/json"
+    #: It names the place of what was made in `Location`.
+    location: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """One method on one path: how it is served, and how it is documented."""
+
+    method: str
+    path: str
+    tag: str
+    #: The operation's name, for generated clients.
+    operation: str
+    summary: str
+    handler: Handler
+    query: type[BaseModel]
+    answers: Mapping[int, Answer]
+    description: str = ""
+    scope: Scope = Scope.TENANT
+    body: type[GivenFields] | None = None
+    #: A body that the documentation shows.
+    example: Mapping[str, object] = field(default_factory=dict)
+    #: Reads a body that must not pass through plain JSON; others are read as `body`.
+    read: Callable[[bytes], object] | None = None
+    #: The largest body in bytes; `None` = an event's, by `DISPATCHER_MAX_PAYLOAD`.
+    body_limit: int | None = 1024 * 1024
+    #: It reads the header `Idempotency-Key`.
+    idempotent: bool = False
+    #: Statuses of problems that this route has beside those of every route.
+    problems: tuple[int, ...] = ()
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """The names in the path."""
+        return tuple(part[1:-1] for part in self.path.split("/") if part.startswith("{"))
