@@ -1,0 +1,1 @@
+"""What `make bench` measures: ratios inside one interleaved run, each yardstick beside what it is compared with."""

@@ -1,0 +1,143 @@
+"""A fresh database with endpoints and events in it, for one measurement."""
+
+import base64
+import os
+import secrets
+import tempfile
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import insert, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from benchmarks.events import DATA, SECRET, TYPE
+from dispatcher.rules.callback_url import CallbackUrl
+from dispatcher.rules.secrets import Secret
+from dispatcher.settings import load
+from dispatcher.store import migrate
+from dispatcher.store.deployment import Deployment, open_deployment
+from dispatcher.store.endpoint_rows import NewEndpoint, insert_endpoint, new_endpoint_row
+from tests.postgres_server import own_postgres
+
+_CHUNK = 1000
+
+
+class Scene:
+    """A migrated database; what is published in it waits until a dispatcher works."""
+
+    def __init__(self, directory: Path, deployment: Deployment, environment: dict[str, str]) -> None:
+        self.directory = directory
+        self.deployment = deployment
+        #: For processes that work on it: production's settings, but for receivers on this machine.
+        self.environment = environment
+
+    async def endpoint(self, url: str, *, event_types: tuple[str, ...] = ("*",), max_in_flight: int | None) -> None:
+        """Registers an endpoint."""
+        database = self.deployment.database
+        new = NewEndpoint(
+            row_id=new_endpoint_row(),
+            tenant="default",
+            url=CallbackUrl.parse(url, self.deployment.egress),
+            secret=Secret.parse(SECRET),
+            event_types=event_types,
+            max_in_flight=max_in_flight,
+        )
+        async with database.begin() as connection:
+            await connection.run_sync(insert_endpoint, database.tables, self.deployment.keyring, new, database.now())
+
+    async def backlog(self, count: int, event_types: Sequence[str] = (TYPE,)) -> None:
+        """Publishes events without a job, in few transactions; their types take turns."""
+        database = self.deployment.database
+        rows = [{"type": event_types[number % len(event_types)], "data": DATA} for number in range(count)]
+        for start in range(0, count, _CHUNK):
+            async with database.begin() as connection:
+                await connection.execute(insert(database.tables.events), rows[start : start + _CHUNK])
+
+    async def scalar(self, sql: str) -> Any:
+        """The one value that a statement selects."""
+        async with self.deployment.database.read() as connection:
+            return await connection.scalar(text(sql))
+
+
+class Databases:
+    """Where scenes are set: files in a directory, and a PostgreSQL server."""
+
+    def __init__(self, directory: Path, postgres_url: str) -> None:
+        self._directory = directory
+        self._postgres_url = postgres_url
+
+    async def postgres_version(self) -> str:
+        """The server's version, with the settings that decide what a commit costs."""
+        engine = create_async_engine(make_url(self._postgres_url).set(drivername="postgresql+asyncpg"))
+        async with engine.connect() as connection:
+            version = await connection.scalar(text("SHOW server_version"))
+            synchronous = await connection.scalar(text("SHOW synchronous_commit"))
+            fsync = await connection.scalar(text("SHOW fsync"))
+        await engine.dispose()
+        return f"PostgreSQL {version} (synchronous_commit={synchronous}, fsync={fsync})"
+
+    @asynccontextmanager
+    async def scene(self, dialect: str) -> AsyncIterator[Scene]:
+        """A scene on `postgresql` or `sqlite`, gone afterwards."""
+        with tempfile.TemporaryDirectory(dir=self._directory) as directory:
+            if dialect == "sqlite":
+                async with _opened(Path(directory), f"sqlite:///{directory}/bench.db") as scene:
+                    yield scene
+                return
+            name = f"bench_{secrets.token_hex(6)}"
+            await self._administer(f"CREATE DATABASE {name}")
+            try:
+                url = make_url(self._postgres_url).set(database=name)
+                async with _opened(Path(directory), url.render_as_string(hide_password=False)) as scene:
+                    yield scene
+            finally:
+                await self._administer(f"DROP DATABASE {name} WITH (FORCE)")
+                # So that one measurement's writes are not paid for in the next.
+                await self._administer("CHECKPOINT")
+
+    async def _administer(self, sql: str) -> None:
+        url = make_url(self._postgres_url).set(drivername="postgresql+asyncpg")
+        engine = create_async_engine(url, isolation_level="AUTOCOMMIT")
+        async with engine.connect() as connection:
+            await connection.execute(text(sql))
+        await engine.dispose()
+
+
+@asynccontextmanager
+async def _opened(directory: Path, database_url: str) -> AsyncIterator[Scene]:
+    given = {
+        "DISPATCHER_DATABASE_URL": database_url,
+        "DISPATCHER_SECRET_KEY": base64.b64encode(b"benchmarks encrypt with 32 bytes").decode(),
+        "DISPATCHER_ALLOW_HTTP": "true",
+        "DISPATCHER_ALLOW_NETWORKS": "127.0.0.0/8",
+        "DISPATCHER_WORK_PORT": "0",
+    }
+    settings = load(
+        directory / "no.env",
+        database_url=database_url,
+        secret_key=given["DISPATCHER_SECRET_KEY"],
+        allow_http=True,
+        allow_networks="127.0.0.0/8",
+    )
+    deployment = open_deployment(settings)
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("DISPATCHER_")}
+    try:
+        await migrate.upgrade(deployment.database)
+        yield Scene(directory, deployment, {**inherited, **given})
+    finally:
+        await deployment.database.close()
+
+
+@asynccontextmanager
+async def databases() -> AsyncIterator[Databases]:
+    """The PostgreSQL that BENCH_DATABASE_URL names, or one of our own; files beside it."""
+    with tempfile.TemporaryDirectory(prefix="bench-") as directory:
+        named = os.environ.get("BENCH_DATABASE_URL")
+        if named:
+            yield Databases(Path(directory), named)
+            return
+        with own_postgres() as server:
+            yield Databases(Path(directory), server.url)
