@@ -17,6 +17,7 @@ from dispatcher.rules.verdict import Exchange
 from dispatcher.states import AttemptError
 from dispatcher.transport.deadlines import Deadlines
 from dispatcher.transport.guard import Blocked, GuardedResolver, GuardedSockets
+from dispatcher.transport.wire import Answer, Wire
 
 #: So much of an answer is read, and so much of that is kept, in bytes.
 READ_LIMIT = 16 * 1024
@@ -54,28 +55,13 @@ class HttpClient:
             ttl_dns_cache=10,
         )
         self._deadlines = Deadlines()
-        self._session = aiohttp.ClientSession(
-            connector=connector,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=connect_timeout_s),
-            auto_decompress=False,
-            trust_env=False,
-            skip_auto_headers=("Accept", "Accept-Encoding"),
-            read_bufsize=READ_LIMIT,
-        )
+        self._wire = Wire(connector, connect_timeout_s=connect_timeout_s, read_limit=READ_LIMIT)
 
     async def post(self, request: Request, now: datetime) -> Exchange:
         """Sends it and reads the answer's beginning. `now` is what a Retry-After date is compared with."""
         task = self._deadlines.set(request.timeout_s)
         try:
-            response = await self._session.post(
-                request.url, data=request.body, headers=request.headers, allow_redirects=False
-            )
-            try:
-                beginning = await _beginning(response)
-            finally:
-                # Without the rest of the body the connection cannot be used again, and is closed.
-                response.release()
+            answer = await self._wire.post(request.url, request.headers, request.body)
         except asyncio.CancelledError:
             if self._deadlines.lift(task):
                 return Exchange(status=None, error=AttemptError.TIMEOUT)
@@ -84,38 +70,26 @@ class HttpClient:
             return Exchange(status=None, error=classify(error))
         finally:
             self._deadlines.lift(task)
-        status = response.status
+        status = answer.status
         return Exchange(
             status=status,
             error=None if 200 <= status < 300 else AttemptError.HTTP_STATUS,
-            retry_after_s=retry_after_s(response.headers.get("Retry-After"), now),
-            excerpt=_excerpt(response, beginning),
+            retry_after_s=retry_after_s(answer.headers.get("Retry-After"), now),
+            excerpt=_excerpt(answer),
         )
 
     async def close(self) -> None:
         """Closes every connection."""
-        await self._session.close()
+        await self._wire.close()
 
 
-async def _beginning(response: aiohttp.ClientResponse) -> bytes:
-    stream, read = response.content, b""
-    while len(read) < READ_LIMIT and not stream.at_eof():
-        chunk = await stream.readany()
-        if not chunk:
-            break
-        read += chunk
-    if not stream.at_eof():
-        response.close()
-    return read
-
-
-def _excerpt(response: aiohttp.ClientResponse, beginning: bytes) -> str:
-    if not beginning:
+def _excerpt(answer: Answer) -> str:
+    if not answer.beginning:
         return ""
-    encoding = response.headers.get("Content-Encoding", "identity")
+    encoding = answer.headers.get("Content-Encoding", "identity")
     if encoding != "identity":
-        return f"({len(beginning)} bytes of {encoding[:20]!r}, not decompressed)"
-    text = beginning[:EXCERPT_LIMIT].decode("utf-8", "replace")
+        return f"({len(answer.beginning)} bytes of {encoding[:20]!r}, not decompressed)"
+    text = answer.beginning[:EXCERPT_LIMIT].decode("utf-8", "replace")
     if text.isprintable():
         return text
     return "".join(character if character.isprintable() or character in "\n\t" else "�" for character in text)

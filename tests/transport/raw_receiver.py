@@ -43,6 +43,12 @@ class RawReceiver:
         """The address of a path."""
         return f"{'http' if self._tls is None else 'https'}://{host}:{self.port}{path}"
 
+    async def say(self, message: bytes) -> None:
+        """Sends this over every open connection, though nobody has asked."""
+        for writer in self._writers:
+            writer.write(message)
+            await writer.drain()
+
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
         self._writers.add(writer)

@@ -1,7 +1,9 @@
 """Requests and connections, as bytes: what is sent, which connections are used again, and which never are."""
 
 import asyncio
+import socket
 from base64 import b64encode
+from contextlib import suppress
 
 import pytest
 from aiohttp import web
@@ -34,7 +36,7 @@ async def test_the_request_is_what_was_asked_for_and_nothing_more(client: HttpCl
 async def test_a_password_in_the_url_is_sent_as_basic_auth(client: HttpClient) -> None:
     async with RawReceiver() as receiver:
         await post(client, receiver.url("/hook", host="us%40er:p%C3%A4ss%3A@127.0.0.1"))
-    expected = b64encode("us@er:päss:".encode("latin-1"))
+    expected = b64encode("us@er:päss:".encode())
     assert b"\r\nAuthorization: Basic " + expected + b"\r\n" in receiver.requests[0]
     assert receiver.requests[0].startswith(b"POST /hook HTTP/1.1\r\n")
 
@@ -82,6 +84,63 @@ async def test_what_comes_after_a_timeout_is_nobody_elsesanswer(client: HttpClie
         assert receiver.connections == 2
     assert first == Exchange(status=None, error=AttemptError.TIMEOUT)
     assert second.excerpt == "second"
+
+
+async def test_what_was_said_while_nobody_had_asked_is_no_answer(client: HttpClient) -> None:
+    async with RawReceiver(answer(b"asked")) as receiver, RawReceiver() as other:
+        assert (await post(client, receiver.url())).excerpt == "asked"
+        await receiver.say(answer(b"unasked"))
+        # Another round trip in this loop: what was said has been read by then.
+        await post(client, other.url())
+        assert (await post(client, receiver.url())).excerpt == "asked"
+        assert receiver.connections == 2
+
+
+async def test_an_answer_before_the_body_was_read_costs_the_connection_only(client: HttpClient) -> None:
+    async def answer_at_once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.append(writer)
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer(b"enough", status="413 X"))
+        await writer.drain()
+
+    connections: list[asyncio.StreamWriter] = []
+    async with await asyncio.start_server(answer_at_once, "127.0.0.1", 0, limit=2**10) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+        for _ in range(2):
+            exchange = await post(client, url, body=b"x" * 2**24, timeout_s=10)
+            assert (exchange.status, exchange.excerpt) == (413, "enough")
+        assert len(connections) == 2
+        for writer in connections:
+            writer.close()
+
+
+@pytest.mark.parametrize("answered", [answer(b"enough", status="413 X"), b""], ids=["answered early", "timed out"])
+async def test_what_a_receiver_does_not_take_is_not_kept_for_it(client: HttpClient, answered: bytes) -> None:
+    loop, size = asyncio.get_running_loop(), 2**24
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.setblocking(False)
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}/"
+        sending = asyncio.create_task(post(client, url, body=b"x" * size, timeout_s=10 if answered else 0.2))
+        taken, _ = await loop.sock_accept(listening)
+        with taken:
+            await loop.sock_recv(taken, 1)
+            await loop.sock_sendall(taken, answered)
+            await sending
+            # What has left this process still comes, then the end, and not the rest of the body.
+            read = 0
+            async with asyncio.timeout(10):
+                with suppress(ConnectionResetError):
+                    while chunk := await loop.sock_recv(taken, 2**20):
+                        read += len(chunk)
+    assert read < size
+
+
+async def test_a_header_of_two_lines_is_never_sent(client: HttpClient) -> None:
+    async with RawReceiver() as receiver:
+        for value in ("a\r\nX-Theirs: 1", "a\nb", "a\rb", "a\0b"):
+            with pytest.raises(ValueError, match="more than one line"):
+                await post(client, receiver.url(), headers={"X-Mine": value})
+        assert receiver.connections == 0
 
 
 async def test_a_cancelled_post_travels_on_and_closes_its_connection(client: HttpClient) -> None:
