@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from dispatcher.rules.bodies import EventFacts, render
+from dispatcher.rules.bodies import EventFacts, body_headers, render
 from dispatcher.rules.signing import legacy_signature, signature_header
 from dispatcher.store.endpoint_policies import EndpointPolicy
 from dispatcher.store.hot import Claimed
@@ -15,21 +15,20 @@ def sign(claimed: Claimed, policy: EndpointPolicy, now: datetime) -> Request:
 
     Raises `InvalidField` when the stored event cannot be rendered.
     """
-    body = render(
-        claimed.body_profile,
-        EventFacts(
-            id=claimed.event_id,
-            type=claimed.event_type,
-            timestamp=claimed.timestamp,
-            job_id=claimed.job_id,
-            sequence=claimed.sequence,
-            data=claimed.data,
-        ),
+    event = EventFacts(
+        id=claimed.event_id,
+        type=claimed.event_type,
+        timestamp=claimed.timestamp,
+        job_id=claimed.job_id,
+        sequence=claimed.sequence,
+        data=claimed.data,
+        traceparent=claimed.traceparent,
     )
+    body = render(claimed.body_profile, event)
     timestamp = int(now.timestamp())
     headers = {
         **policy.headers,
-        "content-type": "application/json",
+        **body_headers(claimed.body_profile, event),
         "user-agent": USER_AGENT,
         "webhook-id": claimed.event_id,
         "webhook-timestamp": str(timestamp),

@@ -7,6 +7,7 @@ from dispatcher.engine.endpoint_book import EndpointBook
 from dispatcher.engine.sign import sign
 from dispatcher.errors import NotFound
 from dispatcher.ids import new_event_id
+from dispatcher.rules.bodies import frozen_profile
 from dispatcher.rules.json_text import encode
 from dispatcher.states import AttemptError
 from dispatcher.store.deployment import Deployment
@@ -49,7 +50,7 @@ async def send_test(deployment: Deployment, endpoint_row: int) -> Tested:
         previous_sequence=None,
         late=False,
         replay=False,
-        body_profile=policy.profile,
+        body_profile=frozen_profile(policy.profile, deployment.settings.source),
         event_id=new_event_id(),
         event_type=TYPE,
         job_id=None,

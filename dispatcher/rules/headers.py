@@ -17,7 +17,7 @@ _OURS = frozenset({"user-agent", "traceparent", "x-job-previous"})
 _OF_THE_CONNECTION = frozenset(
     {"connection", "expect", "host", "http2-settings", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"}
 )
-_RESERVED_PREFIXES = ("content-", "proxy-", "webhook-", "x-delivery-")
+_RESERVED_PREFIXES = ("ce-", "content-", "proxy-", "webhook-", "x-delivery-")
 
 
 def check_static_headers(headers: Mapping[str, str], field: str = "headers") -> dict[str, str]:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dispatcher.errors import InvalidField
-from dispatcher.rules.bodies import EventFacts, render
+from dispatcher.rules.bodies import EventFacts, body_headers, frozen_profile, render
 from dispatcher.rules.json_text import encode, same
 from dispatcher.states import Profile
 
@@ -20,6 +20,10 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
     max_leaves=10,
 )
+
+
+#: Every profile as deliveries keep it.
+FROZEN = [frozen_profile(profile, "/dispatcher") for profile in Profile]
 
 
 def facts(data: str = '{"a":1}', job_id: str | None = "job_1", sequence: int | None = 3) -> EventFacts:
@@ -72,7 +76,7 @@ def test_raw_is_data_itself() -> None:
     assert render("raw", facts('{ "n" : 1.10,\n "n": 2 }')) == b'{"n":1.10,"n":2}'
 
 
-@pytest.mark.parametrize("profile", Profile)
+@pytest.mark.parametrize("profile", FROZEN)
 @pytest.mark.parametrize(
     "data", ['{"n":1.10}', '{"n":123456789012345678901234567890}', '{"n":1E+5,"n":-0.0}', '{"t":"\u2028\\u2028ü😀"}']
 )
@@ -80,7 +84,7 @@ def test_numbers_duplicate_keys_and_escapes_are_sent_as_written(profile: str, da
     assert data[1:-1].encode() in render(profile, facts(data))
 
 
-@pytest.mark.parametrize("profile", Profile)
+@pytest.mark.parametrize("profile", FROZEN)
 @given(value=VALUES, job_id=st.none() | TEXTS, sequence=st.none() | st.integers(min_value=1, max_value=1 << 60))
 def test_any_event_becomes_the_same_valid_json_every_time(
     profile: str, value: Any, job_id: str | None, sequence: int | None
@@ -91,11 +95,18 @@ def test_any_event_becomes_the_same_valid_json_every_time(
 
     assert body == render(profile, facts(spread, job_id, sequence))
     read = json.loads(body)
-    if profile == Profile.RAW:
+    if profile == Profile.RAW or profile.startswith("cloudevents-binary"):
         assert same(body.decode(), spread)
-    elif profile == Profile.STANDARD:
+    elif profile == Profile.A2A_1_0:
+        [(member, inside)] = read.items()
+        assert member == ("message" if job_id is None else "statusUpdate")
+        parts = (inside if job_id is None else inside["status"]["message"])["parts"]
+        assert same(encode(parts[-1]["data"]), encode(value))
+    elif profile != Profile.FLAT:
         assert same(encode(read["data"]), encode(value))
-        assert read.get("job_id") == job_id
+        assert read.get("subject" if "source" in read else "job_id") == (
+            job_id or (None if "source" in read else job_id)
+        )
     elif isinstance(value, dict):
         assert read.items() >= value.items()
     else:
@@ -109,7 +120,7 @@ def test_the_timestamp_is_utc_whatever_zone_it_was_given_in() -> None:
     assert b'"timestamp":"2026-01-02T03:04:05Z"' in render("standard", event)
 
 
-@pytest.mark.parametrize("profile", Profile)
+@pytest.mark.parametrize("profile", FROZEN)
 @pytest.mark.parametrize("data", ["", "{", "NaN", '"\\ud800"', "[" * 2000 + "]" * 2000])
 def test_unreadable_data_is_refused_by_name(profile: str, data: str) -> None:
     with pytest.raises(InvalidField) as refused:
@@ -117,8 +128,27 @@ def test_unreadable_data_is_refused_by_name(profile: str, data: str) -> None:
     assert refused.value.field == "data"
 
 
-@pytest.mark.parametrize("profile", ["", "Standard", "xml"])
+@pytest.mark.parametrize("profile", ["", "Standard", "xml", "cloudevents", "cloudevents;source=", "standard;source=/a"])
 def test_an_unknown_profile_is_refused_by_name(profile: str) -> None:
     with pytest.raises(InvalidField, match="standard, flat, raw") as refused:
         render(profile, facts())
     assert refused.value.field == "profile"
+
+
+@pytest.mark.parametrize(
+    ("profile", "content_type"),
+    [
+        ("standard", "application/json"),
+        ("flat", "application/json"),
+        ("raw", "application/json"),
+        ("a2a-1.0", "application/a2a+json"),
+        ("cloudevents;source=/a", "application/cloudevents+json"),
+    ],
+)
+def test_a_body_is_named_by_its_content_type_alone(profile: str, content_type: str) -> None:
+    assert body_headers(profile, facts()) == {"content-type": content_type}
+
+
+def test_only_profiles_that_name_the_source_are_frozen_with_it() -> None:
+    kept = [profile for profile in Profile if frozen_profile(profile, "/a") == profile]
+    assert kept == ["standard", "flat", "raw", "a2a-1.0"]
