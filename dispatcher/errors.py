@@ -8,6 +8,7 @@ DispatcherError
 │   ├── IdempotencyConflict     same idempotency key or id, other content        (HTTP 409)
 │   ├── Conflict                the thing's state does not allow it              (HTTP 409)
 │   ├── NotFound                unknown, or another tenant's                     (HTTP 404)
+│   ├── TooManyReaders          as many wait for jobs' events as may              (HTTP 429)
 │   └── VerificationError       a received webhook whose signature does not hold
 ├── OperatorError               settings or surroundings are wrong: change them
 │   ├── ConfigurationError      a setting or an environment variable
@@ -77,6 +78,10 @@ class Conflict(CallerError):
 
 class NotFound(CallerError):
     """There is no such thing, or it belongs to another tenant."""
+
+
+class TooManyReaders(CallerError):
+    """As many readers wait for jobs' events in this process as it takes."""
 
 
 class VerificationError(CallerError):

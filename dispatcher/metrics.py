@@ -72,3 +72,9 @@ oldest_waiting_seconds = Gauge(
     multiprocess_mode="livemostrecent",
     registry=registry,
 )
+job_readers = Gauge(
+    "dispatcher_job_readers",
+    "Long-polls and streams that follow a job's events in this process.",
+    multiprocess_mode="livesum",
+    registry=registry,
+)

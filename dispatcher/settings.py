@@ -15,6 +15,7 @@ from pydantic import BeforeValidator, Field, PlainSerializer, SecretStr, Validat
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from dispatcher.errors import InvalidSettings
+from dispatcher.states import EventKind
 from dispatcher.units import format_duration, format_size, parse_duration_s, parse_size
 
 
@@ -78,6 +79,7 @@ Texts = Annotated[
     tuple[str, ...], NoDecode, BeforeValidator(_comma_separated), PlainSerializer(lambda value: ",".join(value))
 ]
 
+_URI_REFERENCE = r"^(?:[A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=-]|%[0-9A-Fa-f]{2})+$"
 _NAME = r"^[A-Za-z_][A-Za-z0-9_]{0,39}$"
 
 
@@ -130,6 +132,12 @@ class Settings(BaseSettings):
     egress_addresses: Texts = Field(
         (), description="The addresses that deliveries come from, told to receivers under /v1/egress."
     )
+    source: str = Field(
+        "/dispatcher",
+        max_length=1000,
+        pattern=_URI_REFERENCE,
+        description="The `source` of CloudEvents: a URI reference that names your system, like `https://api.example.com`.",
+    )
     retry_schedule: Schedule = Field(
         _schedule("5s,5m,30m,2h,5h,10h,14h,20h,24h"), description="Delays before the 2nd, 3rd, … attempt."
     )
@@ -144,6 +152,26 @@ class Settings(BaseSettings):
     max_in_flight_per_destination: int = Field(
         200, ge=1, le=100_000, description="Attempts at once to one scheme, host and port, in the whole deployment."
     )
+    max_in_flight_per_unverified_destination: int = Field(
+        5,
+        ge=1,
+        le=100_000,
+        description="Attempts at once of jobs' callbacks to one destination that never answered 2xx, in the whole"
+        " deployment.",
+    )
+    unverified_rate: float = Field(
+        10.0,
+        gt=0,
+        le=100_000,
+        allow_inf_nan=False,
+        description="Attempts per second of jobs' callbacks to one such destination, in the whole deployment.",
+    )
+    callback_grace: Duration = Field(
+        timedelta(hours=1), description="How long a job's callback outlives its job, once nothing waits for it."
+    )
+    max_readers: int = Field(
+        5000, ge=1, le=100_000, description="Long-polls and streams of jobs' events at once in one process of the API."
+    )
     poll_interval: Duration = Field(
         timedelta(seconds=1), description="How often to look for work when nothing wakes the dispatcher."
     )
@@ -157,6 +185,12 @@ class Settings(BaseSettings):
     dead_letter_retention: Duration = Field(timedelta(days=90), description="How long dead letters are kept.")
     endpoint_defaults: Annotated[dict[str, Any], NoDecode, BeforeValidator(_json_object)] = Field(
         default_factory=dict, description="JSON: endpoint fields for endpoints that do not give them."
+    )
+    event_kinds: Annotated[dict[str, EventKind], NoDecode, BeforeValidator(_json_object)] = Field(
+        default_factory=dict,
+        description="JSON: event type, or glob like `job.*`, to `state`, `progress` or `terminal`, before the built-in"
+        " kinds (`job.progress` is progress; `job.completed`, `job.failed`, `job.canceled`, `job.rejected` are"
+        " terminal; all else is state).",
     )
     log_format: Literal["auto", "json", "console"] = Field(
         "auto", description="`auto`: console on a terminal, JSON elsewhere."

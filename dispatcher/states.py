@@ -3,7 +3,8 @@
 pending ──claim──▶ sending ──2xx──▶ delivered
    ▲  ▲               │
    │  └──retry, due───┤  lease lost, interrupted, retry
-   │       later      └──given up──▶ dead ──▶ dead_letters
+   │       later      ├──given up──▶ dead ──▶ dead_letters
+   │                  └──failed, and its right is gone──▶ cancelled, superseded
    │
    └──── redelivery ◀── delivered, dead, cancelled, superseded
 pending ──▶ cancelled, superseded, dead   (nothing was sent)
@@ -27,6 +28,17 @@ class DeliveryState(StrEnum):
     SUPERSEDED = "superseded"
     #: Its endpoint was disabled or deleted, or an operator cancelled it.
     CANCELLED = "cancelled"
+
+
+class EventKind(StrEnum):
+    """What an event says about its job, and so what becomes of its deliveries that wait."""
+
+    #: Every one is delivered, in order.
+    STATE = "state"
+    #: The latest wins: while one waits, a newer one of the same job and type takes its place.
+    PROGRESS = "progress"
+    #: Settles the job: progress that waits or comes later is superseded.
+    TERMINAL = "terminal"
 
 
 class Reason(StrEnum):
@@ -103,6 +115,12 @@ class Profile(StrEnum):
     FLAT = "flat"
     #: data itself.
     RAW = "raw"
+    #: An A2A push notification: a `StreamResponse` of A2A 1.0.
+    A2A_1_0 = "a2a-1.0"
+    #: A CloudEvent in structured content mode: one JSON object.
+    CLOUDEVENTS = "cloudevents"
+    #: A CloudEvent in binary content mode: data as the body, everything else in `ce-` headers.
+    CLOUDEVENTS_BINARY = "cloudevents-binary"
 
 
 class RunState(StrEnum):

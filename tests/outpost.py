@@ -99,7 +99,14 @@ class Outpost:
         assert made
         return Registered(new.row_id, chosen.text)
 
-    async def publish(self, *types: str, tenant: str = "default", job_id: str | None = None, data: str = "{}") -> None:
+    async def publish(
+        self,
+        *types: str,
+        tenant: str = "default",
+        job_id: str | None = None,
+        kind: str | None = None,
+        data: str = "{}",
+    ) -> None:
         """Inserts events, in one transaction and in this order, as a producer's plain SQL does."""
         events = self.tables.events
         async with self.database.begin() as connection:
@@ -110,6 +117,7 @@ class Outpost:
                         type=event_type,
                         data=data,
                         job_id=job_id,
+                        kind=kind,
                         timestamp=self.database.now(),
                         created_at=self.database.now(),
                     )
@@ -128,6 +136,11 @@ class Outpost:
     async def delivery(self) -> Any:
         """The only delivery."""
         (row,) = await self.deliveries()
+        return row
+
+    async def delivery_to(self, endpoint: Registered) -> Any:
+        """The only delivery to an endpoint."""
+        (row,) = [row for row in await self.deliveries() if row.endpoint_row == endpoint.row]
         return row
 
     async def letters(self) -> list[Any]:
@@ -206,4 +219,7 @@ def finished(
         started_at=at,
         duration_ms=1.0,
         excerpt="",
+        progress_of=claimed.progress_of,
+        destination_row=claimed.destination_row,
+        watched=claimed.watched,
     )

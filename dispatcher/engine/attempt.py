@@ -176,4 +176,7 @@ def conclude(
         started_at=started_at,
         duration_ms=duration_ms,
         excerpt=exchange.excerpt,
+        progress_of=claimed.progress_of,
+        destination_row=claimed.destination_row if isinstance(claimed, Claimed) else 0,
+        watched=isinstance(claimed, Claimed) and claimed.watched,
     )

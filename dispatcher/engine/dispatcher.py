@@ -1,7 +1,7 @@
 """The dispatcher: what one process runs, put together, started and stopped cleanly."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from types import TracebackType
 from typing import Any, Self
 
@@ -46,6 +46,11 @@ class Dispatcher:
         self.deployment: Deployment = open_deployment(self.settings, clock)
         self._running: _Running | None = None
         self._role: Role | None = None
+        self._on_numbered: Callable[[Collection[int]], None] | None = None
+
+    def on_numbered(self, tell: Callable[[Collection[int]], None]) -> None:
+        """From its start on, `tell` is called with the rows of jobs whose events this dispatcher has just numbered."""
+        self._on_numbered = tell
 
     async def start(self) -> None:
         """Takes the role, brings a SQLite schema up to date, takes a lease and starts to work."""
@@ -59,7 +64,7 @@ class Dispatcher:
             else:
                 await migrate.check(database)
             await check_keyring(database, self.deployment.keyring)
-            self._running = _Running(self.deployment)
+            self._running = _Running(self.deployment, self._numbered)
             await self._running.start()
         except BaseException:
             await self.stop()
@@ -91,6 +96,10 @@ class Dispatcher:
         if self._running is not None:
             self._running.wake()
 
+    def _numbered(self, jobs: Collection[int]) -> None:
+        if self._on_numbered is not None:
+            self._on_numbered(jobs)
+
     async def until_idle(self) -> None:
         """Returns when nothing is due now: the queue is empty and every attempt that was begun is on record."""
         if self._running is None:
@@ -113,7 +122,7 @@ class Dispatcher:
 class _Running:
     """The parts of a dispatcher while it runs."""
 
-    def __init__(self, deployment: Deployment) -> None:
+    def __init__(self, deployment: Deployment, numbered: Callable[[Collection[int]], None]) -> None:
         settings = deployment.settings
         self._deployment = deployment
         self._grace_s = settings.shutdown_grace.total_seconds()
@@ -126,7 +135,6 @@ class _Running:
         self.duties = Duties(deployment, self._store, book, self._claimable.ring, self._held)
         self._recorder = Recorder(self._store, recorded=self._on_recorded, disable=self.duties.disable)
         poll_interval_s = settings.poll_interval.total_seconds()
-        self._fanning = Fanning(self._store, deployment.clock, self._queued, self._claimable, poll_interval_s)
         self._claiming = Claiming(
             self._store,
             deployment.clock,
@@ -136,6 +144,15 @@ class _Running:
             unrecorded=lambda: self._recorder.unrecorded,
             max_in_flight=settings.max_in_flight,
             poll_interval_s=poll_interval_s,
+        )
+        self._fanning = Fanning(
+            self._store,
+            deployment.database,
+            self._queued,
+            self._claimable,
+            poll_interval_s,
+            held=self._claiming.look_for_due,
+            numbered=numbered,
         )
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
@@ -223,6 +240,8 @@ class _Running:
             self._claiming.room_made(1)
 
     def _on_recorded(self, recorded: Recorded, room: int) -> None:
+        if recorded.held:
+            self._claiming.look_for_due()
         self._claiming.recorded(freed=recorded.freed)
         self._claiming.room_made(room)
 

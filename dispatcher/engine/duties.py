@@ -15,8 +15,8 @@ from dispatcher.ids import Kind, public_id
 from dispatcher.logs import logger
 from dispatcher.rules.retry import RetryPolicy
 from dispatcher.rules.verdict import Exchange, judge
-from dispatcher.states import AttemptError, Reason
-from dispatcher.store import duty_rows, endpoint_status, gauges, redelivery_runs, retention, transitions
+from dispatcher.states import AttemptError, DeliveryState, Reason
+from dispatcher.store import duty_rows, endpoint_status, gauges, job_callbacks, redelivery_runs, retention, transitions
 from dispatcher.store.deployment import Deployment
 from dispatcher.store.hot import HotStore
 from dispatcher.store.keyring import Unreadable
@@ -26,6 +26,8 @@ log = logger("dispatcher.duties")
 
 #: How long an expired callback can still be looked at.
 CALLBACKS_KEPT = timedelta(days=1)
+#: For how long after it was disabled an endpoint may get a delivery by a fan-out that saw it enabled, at the most.
+LATELY = timedelta(minutes=10)
 #: Rows in one step of a duty.
 BATCH = 500
 #: Steps of a duty before the others have their turn.
@@ -68,6 +70,7 @@ class Duties:
                 Duty("reclaim", min(1.0, lease_s / 3), self.reclaim),
                 Duty("pass lanes", 1.0, self.pass_lanes),
                 Duty("redeliver", 1.0, self.redeliver),
+                Duty("expire callbacks", 10.0, self.expire_callbacks),
                 Duty("expire endpoints", 10.0, self.expire_endpoints),
                 Duty("cancel waiting", 10.0, self.cancel_waiting),
                 Duty("retire secrets", 60.0, self.retire_secrets),
@@ -76,6 +79,8 @@ class Duties:
             )
         }
         self._retention_cursor = 0
+        self._callbacks_cursor = 0
+        self._disabled_since: datetime | None = None
         self._at_work: set[asyncio.Task[object]] = set()
         self._turn = asyncio.Lock()
         self._stopping = False
@@ -176,6 +181,8 @@ class Duties:
                 duration_ms = max(0.0, (now - orphan.claimed_at).total_seconds() * 1000)
                 batch.append(conclude(orphan, exchange, verdict, hold_s, orphan.claimed_at, duration_ms))
             result = await self._store.record(batch)
+            if result.superseded:
+                metrics.settled.labels(DeliveryState.SUPERSEDED, Reason.SUPERSEDED).inc(len(result.superseded))
             for finished in batch:
                 if finished.delivery_row not in result.lost:
                     metrics.attempts.labels(finished.outcome, AttemptError.INTERRUPTED).inc()
@@ -214,6 +221,16 @@ class Duties:
                 if step.finished or step.throttled:
                     break
 
+    async def expire_callbacks(self) -> None:
+        """Gives callbacks whose job has settled their `expires_at`, once nothing waits for them."""
+        for _ in range(STEPS):
+            async with self._database.begin() as connection:
+                self._callbacks_cursor = await job_callbacks.expire_settled(
+                    connection, self._database, self._callbacks_cursor, BATCH, self._settings.callback_grace
+                )
+            if not self._callbacks_cursor:
+                return
+
     async def expire_endpoints(self) -> None:
         """enabled | paused → disabled (`expired`) where `expires_at` has passed; callbacks are gone a day later."""
         async with self._database.read() as connection:
@@ -233,9 +250,15 @@ class Duties:
         await self._cancel(endpoint_row, reason)
 
     async def cancel_waiting(self) -> None:
-        """Cancels what waits for disabled or deleted endpoints and was left by a process that ended in the middle."""
+        """Cancels what waits for disabled or deleted endpoints and was left by a process that ended in the middle.
+
+        The first time it looks at all that are disabled, later at those that were lately: the others are many.
+        """
+        now = self._deployment.clock.now()
         async with self._database.read() as connection:
-            left = await endpoint_status.to_cancel(connection, self._database, BATCH)
+            left = await endpoint_status.to_cancel(connection, self._database, self._disabled_since, BATCH)
+        if len(left) < BATCH:
+            self._disabled_since = now - LATELY
         for endpoint_row, reason in left:
             await self._cancel(endpoint_row, reason)
 

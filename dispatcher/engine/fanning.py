@@ -1,17 +1,27 @@
 """The fan-out loop: wakes, empties the outbox's queue in batches, and tells producers when they need not notify."""
 
+from collections.abc import Callable, Collection
+
 from dispatcher import metrics
-from dispatcher.clock import Clock
 from dispatcher.engine.patience import patiently
 from dispatcher.engine.pulse import Pulse
 from dispatcher.errors import StoreUnavailable
+from dispatcher.logs import logger
+from dispatcher.states import DeliveryState, Reason
+from dispatcher.store import job_callbacks
+from dispatcher.store.database import Database
 from dispatcher.store.hot import FannedOut, HotStore
+
+log = logger("dispatcher.fan_out")
 
 #: The most events in one transaction, and in the first one.
 BATCH = 500
 FIRST_BATCH = 10
 #: The deliveries that one transaction should make at most: an event may go to ten thousand endpoints.
 DELIVERIES = 5000
+#: New callbacks looked at in one transaction, and how long they wait for others while events come, in seconds.
+CALLBACKS = 300
+CALLBACKS_LINGER_S = 0.1
 #: A pass that takes so many says that events come faster than notifications are worth.
 BUSY_BATCH = 50
 #: How long producers are told not to notify, and how often the queue is looked at meanwhile, in seconds.
@@ -22,13 +32,26 @@ BUSY_POLL_S = 0.01
 class Fanning:
     """Fans out for one dispatcher."""
 
-    def __init__(self, store: HotStore, clock: Clock, pulse: Pulse, made: Pulse, poll_interval_s: float) -> None:
+    def __init__(
+        self,
+        store: HotStore,
+        database: Database,
+        pulse: Pulse,
+        made: Pulse,
+        poll_interval_s: float,
+        held: Callable[[], None],
+        numbered: Callable[[Collection[int]], None],
+    ) -> None:
         self._store = store
-        self._clock = clock
+        self._database = database
+        self._clock = database.clock
         self._pulse = pulse
         self._made = made
+        self._held = held
         self._poll_interval_s = poll_interval_s
+        self._numbered = numbered
         self._busy_until = 0.0
+        self._callbacks_at = 0.0
         self._batch = FIRST_BATCH
 
     async def run(self) -> None:
@@ -41,20 +64,39 @@ class Fanning:
                 await self._pulse.wait(BUSY_POLL_S if busy else self._poll_interval_s)
 
     async def once(self) -> int:
-        """One batch; answers how many events left the queue."""
+        """One batch; answers how many events left the queue and how many new callbacks were looked at."""
         result = await patiently("fan_out", self._fan_out)
         if result.events:
             per_event = max(1.0, result.deliveries / result.events)
             self._batch = max(1, min(BATCH, self._batch * 4, int(DELIVERIES / per_event)))
             metrics.fanned_out.inc(result.events)
             metrics.deliveries_made.inc(result.deliveries)
-        if result.deliveries:
+        if result.superseded:
+            metrics.settled.labels(DeliveryState.SUPERSEDED, Reason.SUPERSEDED).inc(result.superseded)
+            log.debug("delivery.superseded", count=result.superseded)
+        if result.held:
+            self._held()
+        if result.deliveries or result.superseded:
+            # A head that was superseded has freed its lane.
             self._made.ring()
+        if result.jobs:
+            self._numbered(result.jobs)
         if result.events >= BUSY_BATCH and self._clock.monotonic() > self._busy_until - BUSY_S / 2:
             # Noted first: as long as producers may be silent, the queue is looked at without being asked.
             self._busy_until = self._clock.monotonic() + BUSY_S + BUSY_POLL_S
             await patiently("fan_out", lambda: self._store.busy(BUSY_S))
-        return result.events
+        if not result.catch_up or (result.events and self._clock.monotonic() < self._callbacks_at):
+            return result.events
+        return result.events + await patiently("fan_out", self._catch_up)
+
+    async def _catch_up(self) -> int:
+        self._callbacks_at = self._clock.monotonic() + CALLBACKS_LINGER_S
+        async with self._database.begin() as connection:
+            looked_at, deliveries = await job_callbacks.catch_up(connection, self._database, CALLBACKS)
+        if deliveries:
+            metrics.deliveries_made.inc(deliveries)
+            self._made.ring()
+        return looked_at
 
     async def _fan_out(self) -> FannedOut:
         try:

@@ -122,6 +122,8 @@ class Recorder:
                 log.warning("delivery.lease_lost", delivery_id=public_id(Kind.DELIVERY, finished.delivery_row))
             elif finished.outcome is Outcome.DELIVERED:
                 delivered += 1
+            elif finished.delivery_row in result.superseded:
+                metrics.settled.labels(DeliveryState.SUPERSEDED, Reason.SUPERSEDED).inc()
             elif finished.outcome is Outcome.DEAD:
                 metrics.settled.labels(DeliveryState.DEAD, finished.reason or "").inc()
         if delivered:

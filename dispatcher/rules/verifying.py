@@ -40,7 +40,7 @@ def verify(
 
     A 2xx says "I have it": answer it once the event is stored. Events may come twice (same `webhook-id`) and, after a
     redelivery, late: apply an event if its `sequence` is higher than the last applied; you missed something if
-    `x-job-previous` is.
+    `x-job-previous` is, and read it with `GET /v1/jobs/{job_id}/events?after=` and the last applied.
     """
     if not isinstance(body, bytes | str):
         raise VerificationError(

@@ -6,6 +6,7 @@ from pathlib import Path
 from dispatcher.clock import Clock, SystemClock
 from dispatcher.errors import InvalidSettings
 from dispatcher.rules.egress import EgressRules
+from dispatcher.rules.kinds import EventKinds
 from dispatcher.settings import Settings
 from dispatcher.store.database import Database, open_database
 from dispatcher.store.endpoint_fields import endpoint_defaults
@@ -26,12 +27,19 @@ class Deployment:
         """The egress rules of the settings."""
         return egress_rules(self.settings)
 
+    @property
+    def kinds(self) -> EventKinds:
+        """The kinds of events by the settings."""
+        return EventKinds(self.settings.event_kinds)
+
 
 def open_deployment(settings: Settings, clock: Clock | None = None) -> Deployment:
     """The deployment of the settings; nothing is connected yet. Raises `InvalidSettings`."""
     used = clock or SystemClock()
-    # Read now, so that a wrong one keeps the process from starting rather than each endpoint from being made.
+    # Read now, so that a wrong one keeps the process from starting rather than each endpoint from being made
+    # or events from being fanned out.
     endpoint_defaults(settings)
+    EventKinds(settings.event_kinds)
     database = open_database(settings, used)
     return Deployment(settings, database, open_keyring(settings, database.url.file), used)
 

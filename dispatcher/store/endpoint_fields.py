@@ -112,12 +112,18 @@ class EndpointFields(GivenFields):
     profile: Annotated[Profile, Field(strict=False)] = Field(
         default=Profile.STANDARD,
         description="How an event becomes a body: `standard` wraps data, `flat` lifts its keys to the top, `raw` is"
-        " data itself.",
+        " data itself, `a2a-1.0` is an A2A push notification, `cloudevents` and `cloudevents-binary` are CloudEvents in"
+        " structured and binary content mode.",
     )
     ordered: bool = Field(default=True, description="Send one job's events one at a time and in order.")
     order_hold_s: Seconds | None = Field(
         default=ORDER_HOLD_S,
         description="Seconds for which a failing delivery holds back its job's later ones; null: until it is settled.",
+    )
+    progress_interval_s: Annotated[float, Field(gt=0, le=30 * _DAY_S, allow_inf_nan=False)] | None = Field(
+        default=None,
+        description="The least seconds between two `progress` deliveries of one job; the last one is always sent."
+        " null: no limit.",
     )
     signature_header: Annotated[str, vetted(check_signature_header)] | None = Field(
         default=None,

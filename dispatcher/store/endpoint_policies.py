@@ -5,15 +5,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from sqlalchemy import and_, or_, select
+from sqlalchemy import select
 from yarl import URL
 
 from dispatcher.ids import Kind, public_id
 from dispatcher.rules.retry import RetryPolicy
-from dispatcher.rules.secrets import Secret
 from dispatcher.settings import Settings
 from dispatcher.store.database import Database
 from dispatcher.store.keyring import KeyRing
+from dispatcher.store.signing_secrets import OWN, TENANTS, signing
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,32 +42,27 @@ class EndpointPolicy:
 
 async def check_keyring(database: Database, keyring: KeyRing) -> None:
     """Raises `Unreadable` when the ring does not open what is stored: better now than delivery by delivery."""
-    s = database.tables.endpoint_secrets.c
-    async with database.read() as connection:
-        sealed = (await connection.execute(select(s.sealed).order_by(s.row_id.desc()).limit(1))).scalar_one_or_none()
-    if sealed is not None:
-        keyring.open(sealed, "secret")
+    tables = database.tables
+    for kept, purpose in ((tables.endpoint_secrets.c, OWN), (tables.tenant_secrets.c, TENANTS)):
+        newest = select(kept.sealed).order_by(kept.row_id.desc()).limit(1)
+        async with database.read() as connection:
+            sealed = (await connection.execute(newest)).scalar_one_or_none()
+        if sealed is not None:
+            keyring.open(sealed, purpose)
 
 
 async def load_policy(
     database: Database, keyring: KeyRing, settings: Settings, endpoint_row: int
 ) -> EndpointPolicy | None:
     """The endpoint's policy as it is now; null when there is no such row. Raises `keyring.Unreadable`."""
-    e, s = database.tables.endpoints.c, database.tables.endpoint_secrets.c
+    e = database.tables.endpoints.c
     async with database.read() as connection:
         row = (
             await connection.execute(select(database.tables.endpoints).where(e.row_id == endpoint_row))
         ).one_or_none()
         if row is None or row.deleted_at is not None:
             return None
-        secrets = (
-            await connection.execute(
-                select(s.sealed, s.retires_at)
-                .where(and_(s.endpoint_row == endpoint_row, or_(s.retires_at.is_(None), s.retires_at > database.now())))
-                .order_by(s.retires_at.is_(None).desc(), s.row_id.desc())
-            )
-        ).all()
-    opened = [Secret.parse(keyring.open(secret.sealed, "secret")) for secret in secrets]
+        secrets = await connection.run_sync(signing, database.tables, keyring, endpoint_row, row.tenant, database.now())
     schedule = json.loads(row.retry_schedule) if row.retry_schedule is not None else settings.retry_schedule
     return EndpointPolicy(
         endpoint_row=endpoint_row,
@@ -76,13 +71,13 @@ async def load_policy(
         version=row.version,
         profile=row.profile,
         url=URL(keyring.open(row.url_sealed, "url"), encoded=True),
-        keys=tuple(secret.key for secret in opened),
-        legacy_key=opened[-1].text_key,
+        keys=tuple(secret.key for secret, _ in secrets),
+        legacy_key=secrets[-1][0].text_key,
         signature_header=row.signature_header,
         signature_prefix=row.signature_prefix,
         headers=json.loads(keyring.open(row.headers_sealed, "headers")) if row.headers_sealed else {},
         retry=RetryPolicy(tuple(float(delay) for delay in schedule), settings.retry_jitter),
         timeout_s=row.timeout_s if row.timeout_s is not None else settings.timeout.total_seconds(),
         hold_s=row.order_hold_s,
-        good_until=min((secret.retires_at for secret in secrets if secret.retires_at is not None), default=None),
+        good_until=min((retires_at for _, retires_at in secrets if retires_at is not None), default=None),
     )

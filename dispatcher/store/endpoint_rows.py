@@ -13,16 +13,17 @@ from hashlib import sha256
 from typing import Any
 from urllib.parse import urlsplit
 
-from sqlalchemy import Connection, Table, delete, insert, select
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import Connection, delete, insert, select
 from sqlalchemy.sql.expression import ColumnElement
 
 from dispatcher.errors import InvalidField
 from dispatcher.rules.callback_url import CallbackUrl
 from dispatcher.rules.secrets import Secret
 from dispatcher.states import EndpointStatus, Profile
+from dispatcher.store import signing_secrets
 from dispatcher.store.keyring import KeyRing
 from dispatcher.store.tables import Tables
+from dispatcher.store.tables.declaring import insert_if_absent
 
 #: What a header's value reads as once it is stored; sent back, it leaves the value as it is.
 REDACTED = "***"
@@ -39,11 +40,14 @@ class NewEndpoint:
     tenant: str
     url: CallbackUrl
     secret: Secret
+    #: Whether the tenant's default secret takes the place of `secret`, where there is one.
+    takes_default: bool = False
     event_types: tuple[str, ...] = ("*",)
     description: str | None = None
     profile: Profile = Profile.STANDARD
     ordered: bool = True
     order_hold_s: float | None = ORDER_HOLD_S
+    progress_interval_s: float | None = None
     signature_header: str | None = None
     signature_prefix: str = ""
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -99,7 +103,7 @@ def insert_endpoint(
         .returning(endpoints.c.version)
     )
     stored = connection.scalar(
-        _insert(connection, endpoints)
+        insert_if_absent(connection, endpoints)
         .values(
             row_id=new.row_id,
             tenant=new.tenant,
@@ -113,6 +117,7 @@ def insert_endpoint(
             profile=new.profile.value,
             ordered=new.ordered,
             order_hold_s=new.order_hold_s,
+            progress_interval_s=new.progress_interval_s,
             signature_header=new.signature_header,
             signature_prefix=new.signature_prefix,
             headers_sealed=seal_headers(keyring, new.headers),
@@ -124,6 +129,7 @@ def insert_endpoint(
             metadata=json.dumps(dict(new.metadata), ensure_ascii=False),
             job_id=new.job_id,
             expires_at=new.expires_at,
+            catch_up=new.job_id is not None,
             idempotency_key=new.idempotency_key,
             request_digest=new.request_digest,
             created_at=now,
@@ -134,11 +140,8 @@ def insert_endpoint(
     )
     if stored is None:
         return False
-    connection.execute(
-        insert(tables.endpoint_secrets).values(
-            endpoint_row=new.row_id, sealed=keyring.seal(new.secret.text, "secret"), created_at=now
-        )
-    )
+    if not (new.takes_default and signing_secrets.has_default(connection, tables, new.tenant)):
+        signing_secrets.store_own(connection, tables, keyring, new.row_id, new.secret, now)
     connection.execute(insert(tables.endpoint_state).values(endpoint_row=new.row_id))
     subscribe(connection, tables, new.row_id)
     return True
@@ -150,7 +153,9 @@ def destination_row(connection: Connection, tables: Tables, url: CallbackUrl) ->
     known = select(destinations.c.row_id).where(destinations.c.name == url.destination)
     row: int | None = connection.scalar(known)
     if row is None:
-        connection.execute(_insert(connection, destinations).values(name=url.destination).on_conflict_do_nothing())
+        connection.execute(
+            insert_if_absent(connection, destinations).values(name=url.destination).on_conflict_do_nothing()
+        )
         row = connection.execute(known).scalar_one()
     return row
 
@@ -204,7 +209,3 @@ def schedule_text(schedule: Sequence[float] | None) -> str | None:
 def read_schedule(text: str | None) -> tuple[float, ...] | None:
     """A retry schedule from its column."""
     return None if text is None else tuple(json.loads(text))
-
-
-def _insert(connection: Connection, table: Table) -> postgresql.Insert | sqlite.Insert:
-    return postgresql.insert(table) if connection.dialect.name == "postgresql" else sqlite.insert(table)

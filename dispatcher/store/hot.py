@@ -5,14 +5,45 @@ by its own row in `dispatchers` and by the attempt's number: a change that finds
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from datetime import datetime
 from typing import Protocol
 
 from msgspec import Struct
 
 from dispatcher.rules.verdict import Outcome
+from dispatcher.settings import Settings
 from dispatcher.states import AttemptError, DeliveryState, Reason
+
+_UNREACHED = frozenset(
+    {AttemptError.CONNECTION_REFUSED, AttemptError.CONNECT_TIMEOUT, AttemptError.DNS, AttemptError.TLS}
+)
+#: What goes wrong behind a connection. A whole attempt has more time than its connection.
+_CONNECTED = frozenset(
+    {AttemptError.TIMEOUT, AttemptError.CONNECTION_RESET, AttemptError.PROTOCOL, AttemptError.BODY_TOO_LARGE}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much of a claim is held back; all of it for the whole deployment."""
+
+    #: Attempts at once to one endpoint that says nothing else.
+    per_endpoint: int
+    per_destination: int
+    #: Of jobs' callbacks to a destination that never answered 2xx: attempts at once, and per second.
+    per_unverified: int
+    unverified_rate: float
+
+    @classmethod
+    def of(cls, settings: Settings) -> "Limits":
+        """The limits of the settings."""
+        return cls(
+            settings.max_in_flight_per_endpoint,
+            settings.max_in_flight_per_destination,
+            settings.max_in_flight_per_unverified_destination,
+            settings.unverified_rate,
+        )
 
 
 class Claimed(Struct, frozen=True, gc=False):
@@ -39,6 +70,11 @@ class Claimed(Struct, frozen=True, gc=False):
     created_at: datetime
     traceparent: str | None
     data: str
+    #: The job's row if it carries progress of a job.
+    progress_of: int | None = None
+    destination_row: int = 0
+    #: Its destination was unverified or had been failing: what it answers is to be noted.
+    watched: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +96,15 @@ class FannedOut:
 
     events: int
     deliveries: int
+    _: KW_ONLY
+    #: Deliveries that were superseded by it, those included that it made so.
+    superseded: int = 0
+    #: Whether progress was put off that may go when its endpoint's interval has passed.
+    held: bool = False
+    #: Whether callbacks wait to be told what their jobs ended with.
+    catch_up: bool = False
+    #: The rows of the jobs whose events it numbered: what readers of those jobs wait for.
+    jobs: frozenset[int] = frozenset()
 
 
 class Finished(Struct, frozen=True, gc=False):
@@ -87,6 +132,22 @@ class Finished(Struct, frozen=True, gc=False):
     started_at: datetime
     duration_ms: float
     excerpt: str
+    #: The job's row if it carries progress of a job.
+    progress_of: int | None = None
+    #: 0: unknown, and what came of the attempt says nothing about a destination.
+    destination_row: int = 0
+    #: As when it was claimed.
+    watched: bool = False
+
+    @property
+    def unreached(self) -> bool:
+        """Whether no connection came about, which is all that speaks against its destination."""
+        return self.error in _UNREACHED
+
+    @property
+    def reached(self) -> bool:
+        """Whether a connection came about, whatever came over it."""
+        return self.status is not None or self.error in _CONNECTED
 
     @property
     def state(self) -> DeliveryState:
@@ -110,6 +171,10 @@ class Recorded:
     freed: bool
     #: Endpoints that failed for so long that they are to be disabled.
     failing: Sequence[int] = ()
+    #: Failed progress that was superseded: a newer one, or its job's end, took its place meanwhile.
+    superseded: frozenset[int] = frozenset()
+    #: Whether the head of a lane was put off: progress that may go when its endpoint's interval has passed.
+    held: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,11 +189,13 @@ class Orphan:
     interruptions: int
     lane: int | None
     claimed_at: datetime
+    #: The job's row if it carries progress of a job.
+    progress_of: int | None = None
 
 
 @dataclass(slots=True)
-class EndpointTally:
-    """What a batch of outcomes says about one endpoint, in the order in which they came."""
+class TargetTally:
+    """What a batch of outcomes says about one endpoint or destination, in the order in which they came."""
 
     succeeded: bool = False
     #: Failures after the last success of the batch.
@@ -138,41 +205,66 @@ class EndpointTally:
     backoff_several: bool = False
     pause_s: float | None = None
 
+    def well(self) -> None:
+        """It did what it should."""
+        self.succeeded = True
+        self.failures = self.backoffs = 0
+        self.backoff_delivery, self.backoff_several = None, False
+
+    def failed(self, delivery_row: int, *, backs_off: bool) -> None:
+        """It did not; `backs_off`: and should be left alone if it goes on so."""
+        self.failures += 1
+        if backs_off:
+            self.backoffs += 1
+            if self.backoff_delivery not in (None, delivery_row):
+                self.backoff_several = True
+            self.backoff_delivery = delivery_row
+
 
 @dataclass(slots=True)
 class Tally:
-    """`EndpointTally` by endpoint, folded from a batch of outcomes."""
+    """`TargetTally` by endpoint and by destination, folded from a batch of outcomes."""
 
-    endpoints: dict[int, EndpointTally] = field(default_factory=dict)
+    endpoints: dict[int, TargetTally] = field(default_factory=dict)
+    #: Only those that have something new to be told of.
+    destinations: dict[int, TargetTally] = field(default_factory=dict)
+    #: Destinations that answered 2xx, of those that had not been verified or had failed.
+    verified: set[int] = field(default_factory=set)
 
     @classmethod
     def of(cls, batch: Sequence[Finished]) -> "Tally":
-        """Folds a batch. Interruptions and faults of ours say nothing about the endpoint."""
+        """Folds a batch. Interruptions and faults of ours say nothing about anybody."""
         tally = cls()
         endpoints = tally.endpoints
         for finished in batch:
             if finished.error in (AttemptError.INTERRUPTED, AttemptError.INTERNAL):
                 continue
+            if finished.destination_row and (finished.watched or finished.error is not None):
+                tally._note_destination(finished)
             entry = endpoints.get(finished.endpoint_row)
             if entry is None:
-                entry = endpoints[finished.endpoint_row] = EndpointTally()
+                entry = endpoints[finished.endpoint_row] = TargetTally()
             if finished.pause_endpoint_s:
                 entry.pause_s = max(entry.pause_s or 0.0, finished.pause_endpoint_s)
             if finished.outcome is Outcome.DELIVERED:
-                entry.succeeded = True
-                entry.failures = entry.backoffs = 0
-                entry.backoff_delivery, entry.backoff_several = None, False
-                continue
-            entry.failures += 1
-            if finished.backs_off:
-                entry.backoffs += 1
-                if entry.backoff_delivery not in (None, finished.delivery_row):
-                    entry.backoff_several = True
-                entry.backoff_delivery = finished.delivery_row
+                entry.well()
+            else:
+                entry.failed(finished.delivery_row, backs_off=finished.backs_off)
         return tally
 
+    def _note_destination(self, finished: Finished) -> None:
+        row = finished.destination_row
+        if finished.unreached:
+            self.destinations.setdefault(row, TargetTally()).failed(finished.delivery_row, backs_off=True)
+        elif finished.reached and (finished.watched or row in self.destinations):
+            # Any answer is as good as another, and so is silence: one path's errors must not stop its neighbours.
+            self.destinations.setdefault(row, TargetTally()).well()
+            if finished.outcome is Outcome.DELIVERED:
+                self.verified.add(row)
 
-#: Back-off of an endpoint starts after so many overload failures in a row, over at least two deliveries.
+
+#: Back-off of an endpoint starts after so many overload failures in a row, over at least two deliveries; that of a
+#: destination after so many connections in a row that did not come about.
 BACKOFF_AFTER = 10
 #: Its first pause and its longest, in seconds; each probe that fails after it doubles it. What fails during a pause
 #: was in flight when it began, and does not.
@@ -206,7 +298,9 @@ class HotStore(Protocol):
     async def fan_out(self, limit: int) -> FannedOut:
         """Numbers up to `limit` queued events per job and makes a delivery for each endpoint that matches.
 
-        Does nothing while another dispatcher fans out.
+        Progress takes the place of older progress of its job and type that waits at the endpoint, a terminal event of
+        all progress of its job that waits anywhere: pending → superseded. Does nothing while another dispatcher fans
+        out.
         """
 
     async def claim(self, limit: int, ended: Sequence[tuple[int, int]] = ()) -> ClaimedBatch:
@@ -218,11 +312,15 @@ class HotStore(Protocol):
     async def record(self, batch: Sequence[Finished]) -> Recorded:
         """sending → delivered, pending or dead, each only if its attempt is still this one's; logs the attempts.
 
-        A batch holds a delivery once.
+        What failed and must not be tried again ends here: cancelled where its endpoint was disabled or deleted,
+        superseded where it is progress whose job has settled or that has a newer one. A batch holds a delivery once.
         """
 
     async def release(self, batch: Sequence[Claimed]) -> None:
-        """sending → pending for attempts that were not begun after all; takes their number back."""
+        """sending → pending for attempts that were not begun after all; takes their number back.
+
+        Progress whose job has settled, or that has a newer one, ends superseded.
+        """
 
     async def make_due(self, limit: int) -> tuple[int, float | None]:
         """Makes retries claimable whose time has come; answers how many, and seconds until the next (null: none)."""

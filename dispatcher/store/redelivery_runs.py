@@ -65,7 +65,7 @@ async def step(connection: AsyncConnection, database: Database, run_row: int) ->
     pairs = [(row.event_row, row.endpoint_row) for row in next_items]
     done = skipped = 0
     if pairs:
-        results = await put_back(connection, database, pairs)
+        results = await put_back(connection, database, pairs, newest_only=True)
         done = sum(result.outcome == "put_back" for result in results)
         skipped = len(results) - done
         attempts = {(r.event_row, r.endpoint_row): r.attempts for r in results if r.outcome == "put_back"}

@@ -91,6 +91,9 @@ def upgrade() -> None:
         sa.Column("lane", RowId, nullable=True),
         sa.Column("sequence", RowId, nullable=True),
         sa.Column("previous_sequence", RowId, nullable=True),
+        sa.Column("progress_of", RowId, nullable=True),
+        sa.Column("superseded_by", RowId, nullable=True),
+        sa.Column("attempted_at", UtcTime, nullable=True),
         sa.Column("late", sa.Boolean(), server_default=sa.text("false"), nullable=False),
         sa.Column("hold_until", UtcTime, nullable=True),
         sa.Column("replay", sa.Boolean(), server_default=sa.text("false"), nullable=False),
@@ -141,15 +144,6 @@ def upgrade() -> None:
         sqlite_where=sa.text("state = 'pending' AND hold_until IS NOT NULL AND NOT late"),
     )
     op.create_index(
-        f"ix_{p}deliveries_in_lane",
-        f"{p}deliveries",
-        ["lane", "endpoint_row"],
-        schema=schema,
-        unique=True,
-        postgresql_where=sa.text("state = 'sending' AND lane IS NOT NULL"),
-        sqlite_where=sa.text("state = 'sending' AND lane IS NOT NULL"),
-    )
-    op.create_index(
         f"ix_{p}deliveries_lane_attempted",
         f"{p}deliveries",
         ["lane", "endpoint_row", "sequence"],
@@ -168,11 +162,29 @@ def upgrade() -> None:
         sqlite_where=sa.text("lane IS NOT NULL AND state IN ('pending', 'sending') AND NOT late"),
     )
     op.create_index(
-        f"ix_{p}deliveries_sending",
+        f"ix_{p}deliveries_progress",
         f"{p}deliveries",
-        ["endpoint_row"],
+        ["progress_of", "endpoint_row", "sequence"],
         schema=schema,
         unique=False,
+        postgresql_where=sa.text("state = 'pending' AND progress_of IS NOT NULL"),
+        sqlite_where=sa.text("state = 'pending' AND progress_of IS NOT NULL"),
+    )
+    op.create_index(
+        f"ix_{p}deliveries_progress_attempted",
+        f"{p}deliveries",
+        ["progress_of", "endpoint_row", "sequence"],
+        schema=schema,
+        unique=False,
+        postgresql_where=sa.text("progress_of IS NOT NULL AND attempts > 0"),
+        sqlite_where=sa.text("progress_of IS NOT NULL AND attempts > 0"),
+    )
+    op.create_index(
+        f"ix_{p}deliveries_sending",
+        f"{p}deliveries",
+        ["endpoint_row", "lane"],
+        schema=schema,
+        unique=True,
         postgresql_where=sa.text("state = 'sending'"),
         sqlite_where=sa.text("state = 'sending'"),
     )
@@ -180,6 +192,17 @@ def upgrade() -> None:
         f"{p}destinations",
         sa.Column("row_id", RowId, sa.Identity(always=False), nullable=False),
         sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("verified_at", UtcTime, nullable=True),
+        sa.Column("failures_in_row", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("backoff_failures", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("backoff_delivery", RowId, nullable=True),
+        sa.Column("backoff_several", sa.Boolean(), server_default=sa.text("false"), nullable=False),
+        sa.Column("paused_until", UtcTime, nullable=True),
+        sa.Column("ramp", sa.Integer(), nullable=True),
+        sa.Column("last_success_at", UtcTime, nullable=True),
+        sa.Column("first_failure_at", UtcTime, nullable=True),
+        sa.Column("tokens", sa.Float(), nullable=True),
+        sa.Column("tokens_at", UtcTime, nullable=True),
         sa.PrimaryKeyConstraint("row_id", name=f"pk_{p}destinations"),
         sa.UniqueConstraint("name", name=f"uq_{p}destinations_name"),
         sqlite_autoincrement=True,
@@ -210,6 +233,7 @@ def upgrade() -> None:
         sa.Column("type", sa.Text(), nullable=False),
         sa.Column("data", sa.Text(), nullable=False),
         sa.Column("job_id", sa.Text(), nullable=True),
+        sa.Column("kind", sa.Text(), nullable=True),
         sa.Column("timestamp", UtcTime, server_default=DatabaseNow(), nullable=False),
         sa.Column("traceparent", sa.Text(), nullable=True),
         sa.Column("created_at", UtcTime, server_default=DatabaseNow(), nullable=False),
@@ -243,6 +267,12 @@ def upgrade() -> None:
             "events_job_id",
             sqlite="job_id IS NULL OR (typeof(job_id) = 'text' AND length(job_id) BETWEEN 1 AND 255)",
             postgresql="length(job_id) BETWEEN 1 AND 255",
+        ),
+        *checks(
+            p,
+            "events_kind",
+            sqlite="kind IS NULL OR kind IN ('state', 'progress', 'terminal')",
+            postgresql="kind IN ('state', 'progress', 'terminal')",
         ),
         *checks(
             p,
@@ -281,6 +311,7 @@ def upgrade() -> None:
         sa.Column("job_row", RowId, autoincrement=False, nullable=False),
         sa.Column("sequence", RowId, autoincrement=False, nullable=False),
         sa.Column("event_row", RowId, nullable=False),
+        sa.Column("kind", sa.Text(), nullable=True),
         sa.PrimaryKeyConstraint("job_row", "sequence", name=f"pk_{p}job_events"),
         sqlite_with_rowid=False,
         schema=schema,
@@ -293,6 +324,7 @@ def upgrade() -> None:
         sa.Column("job_id", sa.Text(), nullable=False),
         sa.Column("last_sequence", RowId, server_default="0", nullable=False),
         sa.Column("settled_at", UtcTime, nullable=True),
+        sa.Column("settled_by", RowId, nullable=True),
         sa.Column("updated_at", UtcTime, server_default=DatabaseNow(), nullable=False),
         sa.PrimaryKeyConstraint("row_id", name=f"pk_{p}jobs"),
         sa.UniqueConstraint("tenant", "job_id", name=f"uq_{p}jobs_job_id"),
@@ -319,6 +351,7 @@ def upgrade() -> None:
         f"{p}wakeup",
         sa.Column("row_id", sa.Integer(), autoincrement=False, nullable=False),
         sa.Column("busy_until", UtcTime, nullable=True),
+        sa.Column("readers_until", UtcTime, nullable=True),
         sa.PrimaryKeyConstraint("row_id", name=f"pk_{p}wakeup"),
         schema=schema,
     )
@@ -337,6 +370,7 @@ def upgrade() -> None:
         sa.Column("profile", sa.Text(), nullable=False),
         sa.Column("ordered", sa.Boolean(), nullable=False),
         sa.Column("order_hold_s", sa.Float(), nullable=True),
+        sa.Column("progress_interval_s", sa.Float(), nullable=True),
         sa.Column("signature_header", sa.Text(), nullable=True),
         sa.Column("signature_prefix", sa.Text(), server_default="", nullable=False),
         sa.Column("headers_sealed", sa.LargeBinary(), nullable=True),
@@ -348,6 +382,7 @@ def upgrade() -> None:
         sa.Column("metadata", sa.Text(), server_default="{}", nullable=False),
         sa.Column("job_id", sa.Text(), nullable=True),
         sa.Column("expires_at", UtcTime, nullable=True),
+        sa.Column("catch_up", sa.Boolean(), server_default=sa.text("false"), nullable=False),
         sa.Column("idempotency_key", sa.Text(), nullable=True),
         sa.Column("request_digest", sa.Text(), nullable=True),
         sa.Column("created_at", UtcTime, server_default=DatabaseNow(), nullable=False),
@@ -385,6 +420,42 @@ def upgrade() -> None:
         unique=False,
         postgresql_where=sa.text("job_id IS NOT NULL"),
         sqlite_where=sa.text("job_id IS NOT NULL"),
+    )
+    op.create_index(
+        f"ix_{p}endpoints_catch_up",
+        f"{p}endpoints",
+        ["row_id"],
+        schema=schema,
+        unique=False,
+        postgresql_where=sa.text("catch_up"),
+        sqlite_where=sa.text("catch_up"),
+    )
+    op.create_index(
+        f"ix_{p}endpoints_open_callbacks",
+        f"{p}endpoints",
+        ["row_id"],
+        schema=schema,
+        unique=False,
+        postgresql_where=sa.text("job_id IS NOT NULL AND expires_at IS NULL AND status <> 'disabled'"),
+        sqlite_where=sa.text("job_id IS NOT NULL AND expires_at IS NULL AND status <> 'disabled'"),
+    )
+    op.create_index(
+        f"ix_{p}endpoints_expired_callbacks",
+        f"{p}endpoints",
+        ["updated_at"],
+        schema=schema,
+        unique=False,
+        postgresql_where=sa.text("job_id IS NOT NULL AND disabled_reason = 'expired' AND deleted_at IS NULL"),
+        sqlite_where=sa.text("job_id IS NOT NULL AND disabled_reason = 'expired' AND deleted_at IS NULL"),
+    )
+    op.create_index(
+        f"ix_{p}endpoints_disabled",
+        f"{p}endpoints",
+        ["updated_at"],
+        schema=schema,
+        unique=False,
+        postgresql_where=sa.text("status = 'disabled'"),
+        sqlite_where=sa.text("status = 'disabled'"),
     )
     op.create_index(
         f"ix_{p}endpoints_tenant", f"{p}endpoints", ["tenant", "created_at", "row_id"], schema=schema, unique=False
@@ -433,6 +504,27 @@ def upgrade() -> None:
     )
     op.create_index(
         f"ix_{p}endpoint_secrets_endpoint", f"{p}endpoint_secrets", ["endpoint_row"], schema=schema, unique=False
+    )
+    op.create_table(
+        f"{p}tenant_secrets",
+        sa.Column("row_id", RowId, sa.Identity(always=False), nullable=False),
+        sa.Column("tenant", sa.Text(), nullable=False),
+        sa.Column("sealed", sa.LargeBinary(), nullable=False),
+        sa.Column("created_at", UtcTime, server_default=DatabaseNow(), nullable=False),
+        sa.Column("retires_at", UtcTime, nullable=True),
+        sa.PrimaryKeyConstraint("row_id", name=f"pk_{p}tenant_secrets"),
+        sqlite_autoincrement=True,
+        schema=schema,
+    )
+    op.create_index(f"ix_{p}tenant_secrets_tenant", f"{p}tenant_secrets", ["tenant"], schema=schema, unique=False)
+    op.create_index(
+        f"ix_{p}tenant_secrets_live",
+        f"{p}tenant_secrets",
+        ["tenant"],
+        schema=schema,
+        unique=True,
+        postgresql_where=sa.text("retires_at IS NULL"),
+        sqlite_where=sa.text("retires_at IS NULL"),
     )
     op.create_table(
         f"{p}endpoint_state",
@@ -535,6 +627,7 @@ def downgrade() -> None:
         "subscriptions",
         "endpoint_state",
         "endpoint_secrets",
+        "tenant_secrets",
         "redelivery_items",
         "endpoints",
         "wakeup",

@@ -310,3 +310,15 @@ async def test_it_runs_with_a_prefix_and_in_a_schema(
         assert (await outpost.delivery()).state == DeliveryState.DELIVERED
         await outpost.close()
     assert len(receiver.received()) == 2
+
+
+async def test_it_tells_which_jobs_it_has_just_numbered(outpost: Outpost) -> None:
+    told: list[int] = []
+    dispatcher = outpost.dispatcher()
+    dispatcher.on_numbered(told.extend)
+    async with dispatcher:
+        await outpost.publish("job.step", "job.step", job_id="job_1")
+        await outpost.publish("job.step")
+        await dispatcher.until_idle()
+    (job,) = await outpost.rows("jobs")
+    assert set(told) == {job.row_id}

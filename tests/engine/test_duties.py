@@ -251,7 +251,7 @@ async def test_what_a_process_that_died_left_waiting_for_a_disabled_endpoint_is_
     async with outpost.store() as store:
         await store.fan_out(10)
     await outpost.change("endpoints", disabled.row, status=EndpointStatus.DISABLED, disabled_reason=Reason.GONE)
-    await outpost.change("endpoints", deleted.row, deleted_at=clock.now())
+    await outpost.change("endpoints", deleted.row, status=EndpointStatus.DISABLED, deleted_at=clock.now())
     async with outpost.dispatcher() as dispatcher:
         await dispatcher.until_idle()
         clock.advance(10)

@@ -31,6 +31,8 @@ RESERVED = [
     "Trailer",
     "Expect",
     "Proxy-Authorization",
+    "CE-Id",
+    "ce-anything",
 ]
 ILLEGAL = ["", " ", "X Y", "X:Y", "X\r\nY", "X\n", "Ü", "X\x00", "(x)", "x/y", "x" * 101]
 

@@ -50,6 +50,8 @@ async def test_a_claim_begins_an_attempt_with_all_that_it_needs(
         created_at=clock.now(),
         traceparent=None,
         data='{"n": 1.50}',
+        destination_row=1,
+        watched=True,
     )
 
 

@@ -144,3 +144,32 @@ async def test_two_dispatchers_never_number_the_same_job_twice(postgres_outpost:
         for producer in range(4):
             own = [name for _, name in sorted(lane) if name.startswith(f"p{producer}.")]
             assert own == sorted(own)
+
+
+async def test_it_says_which_jobs_it_numbered(outpost: Outpost, store: HotStore) -> None:
+    await outpost.publish("a", "b", job_id="job_1")
+    await outpost.publish("a", job_id="job_2")
+    await outpost.publish("a")
+    told = (await store.fan_out(100)).jobs
+    assert told == {row.row_id for row in await outpost.rows("jobs")}
+    assert len(told) == 2
+    await outpost.publish("a")
+    assert (await store.fan_out(100)).jobs == frozenset()
+
+
+async def test_where_a_batch_is_smaller_than_the_tenants_are_many_they_take_turns_too(
+    outpost: Outpost, store: HotStore
+) -> None:
+    for tenant in ("a", "b", "c"):
+        await outpost.publish(*["x"] * 3, tenant=tenant, job_id="job_1")
+    turns = []
+    for _ in range(9):
+        assert (await store.fan_out(1)).events == 1
+        turns.append({row.tenant: row.last_sequence for row in await outpost.rows("jobs")})
+    assert turns[2] == {"a": 1, "b": 1, "c": 1}
+    assert turns[5] == {"a": 2, "b": 2, "c": 2}
+    assert turns[8] == {"a": 3, "b": 3, "c": 3}
+    await outpost.publish("x", "x", tenant="b", job_id="job_1")
+    await outpost.publish("x", tenant="a", job_id="job_1")
+    assert (await store.fan_out(2)).events == 2
+    assert sorted(row.last_sequence for row in await outpost.rows("jobs")) == [3, 4, 4]

@@ -16,12 +16,14 @@ from tests.clock import FakeClock
 from tests.outpost import Outpost, finished
 
 HISTORY = 5000
-_WHOLE_TABLE = re.compile(r"SCAN (d|b|busy|deliveries|events|attempts|jobs|job_events|dead_letters)( |$)(?!USING)")
+_WHOLE_TABLE = re.compile(
+    r"SCAN (d|b|n|busy|older|newer|later|de|ne|j|deliveries|events|attempts|jobs|job_events|dead_letters)( |$)(?!USING)"
+)
 
 
 async def _fill(outpost: Outpost) -> None:
-    """A history of settled deliveries in many lanes, and a lane that is live."""
-    endpoint = await outpost.endpoint(max_in_flight=5)
+    """A history of settled deliveries in many lanes, progress among them, and a lane that is live."""
+    endpoint = await outpost.endpoint(max_in_flight=5, progress_interval_s=1.0)
     now = outpost.clock.now()
     async with outpost.database.begin() as connection:
         await connection.execute(
@@ -33,7 +35,7 @@ async def _fill(outpost: Outpost) -> None:
         )
         await connection.execute(
             insert(outpost.tables.job_events),
-            [{"job_row": n + 1, "sequence": 1, "event_row": n + 1} for n in range(HISTORY)],
+            [{"job_row": n + 1, "sequence": 1, "event_row": n + 1, "kind": _kind(n)} for n in range(HISTORY)],
         )
         await connection.execute(
             insert(outpost.tables.deliveries),
@@ -45,6 +47,8 @@ async def _fill(outpost: Outpost) -> None:
                     "state": DeliveryState.DELIVERED,
                     "lane": n + 1,
                     "sequence": 1,
+                    "progress_of": n + 1 if _kind(n) == "progress" else None,
+                    "attempted_at": now if _kind(n) == "progress" else None,
                     "attempts": 1,
                     "created_at": now,
                     "updated_at": now,
@@ -55,6 +59,10 @@ async def _fill(outpost: Outpost) -> None:
     async with outpost.database.engine.connect() as connection:
         autocommit = await connection.execution_options(isolation_level="AUTOCOMMIT")
         await autocommit.execute(text("ANALYZE"))
+
+
+def _kind(number: int) -> str | None:
+    return "progress" if number % 2 else None
 
 
 async def _work(outpost: Outpost, store: HotStore, clock: FakeClock) -> None:
@@ -71,6 +79,34 @@ async def _work(outpost: Outpost, store: HotStore, clock: FakeClock) -> None:
         await store.make_due(100)
         await store.pass_lanes(100)
         await store.orphans(100)
+    await _report(outpost, store, clock)
+
+
+async def _report(outpost: Outpost, store: HotStore, clock: FakeClock) -> None:
+    """Progress that is superseded by each of the hot statements that can."""
+    clock.advance(3600)
+    await store.make_due(100)
+    while claimed := (await store.claim(100)).deliveries:
+        await store.record([finished(one, at=clock.now()) for one in claimed])
+    superseded = 0
+    for ending in ("record", "release", "record"):
+        await outpost.publish("job.progress", job_id="live")
+        await store.fan_out(100)
+        (claimed_one,) = (await store.claim(100)).deliveries
+        await outpost.publish("job.progress", "job.progress", job_id="live")
+        superseded += (await store.fan_out(100)).superseded
+        if ending == "record":
+            superseded += len((await store.record([finished(claimed_one, Outcome.RETRY, at=clock.now())])).superseded)
+        else:
+            await store.release([claimed_one])
+        clock.advance(5)
+        await store.make_due(100)
+        (last,) = (await store.claim(100)).deliveries
+        await store.record([finished(last, at=clock.now())])
+        clock.advance(5)
+    await outpost.publish("job.progress", "job.completed", job_id="live")
+    superseded += (await store.fan_out(100)).superseded
+    assert superseded == 6
 
 
 @contextmanager
@@ -108,6 +144,15 @@ async def test_on_sqlite_no_hot_statement_reads_a_whole_table(sqlite_outpost: Ou
         )
         await _work(sqlite_outpost, store, clock)
     assert len(executed) > 50
+    assert await _whole_table_reads(sqlite_outpost, executed) == []
+
+
+async def test_on_sqlite_a_redelivery_of_progress_reads_no_whole_table(sqlite_outpost: Outpost) -> None:
+    await _fill(sqlite_outpost)
+    rows = [row for row in await sqlite_outpost.deliveries() if row.progress_of is not None]
+    with _statements(sqlite_outpost) as executed:
+        results = await sqlite_outpost.put_back(*rows[:2])
+    assert {result.outcome for result in results} == {"put_back"}
     assert await _whole_table_reads(sqlite_outpost, executed) == []
 
 

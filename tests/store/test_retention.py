@@ -1,8 +1,10 @@
 """Retention: what has settled long ago goes; what waits, and what a dead letter needs, stays."""
 
+import asyncio
 from datetime import timedelta
 
 import pytest
+from sqlalchemy import text, update
 
 from dispatcher.rules.verdict import Outcome
 from dispatcher.states import EndpointStatus
@@ -84,6 +86,29 @@ async def test_jobs_go_when_none_of_their_events_is_left(outpost: Outpost, store
     async with outpost.database.begin() as connection:
         await retention.drop_jobs(connection, outpost.database, clock.now() - timedelta(days=30))
     assert [row.job_id for row in await outpost.rows("jobs")] == ["job_dead"]
+
+
+async def test_a_job_that_goes_on_while_it_is_to_be_deleted_stays(postgres_outpost: Outpost, clock: FakeClock) -> None:
+    outpost = postgres_outpost
+    async with outpost.store() as store:
+        await _publish_and_end(outpost, store, "delivered", Outcome.DELIVERED)
+        clock.advance(31 * DAY_S)
+        await _drop_events(outpost, 30)
+        async with outpost.database.begin() as fanning_out:
+            jobs = outpost.tables.jobs
+            await fanning_out.execute(update(jobs).values(last_sequence=2, updated_at=clock.now()))
+
+            async def drop() -> None:
+                async with outpost.database.begin() as connection:
+                    await retention.drop_jobs(connection, outpost.database, clock.now() - timedelta(days=30))
+
+            dropping = asyncio.ensure_future(drop())
+            async with asyncio.timeout(20), outpost.database.read() as watching:
+                waits = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+                while not (await watching.execute(waits)).scalar_one():
+                    assert not dropping.done()
+        await dropping
+    assert [row.last_sequence for row in await outpost.rows("jobs")] == [2]
 
 
 async def test_deleted_endpoints_go_when_no_delivery_names_them(

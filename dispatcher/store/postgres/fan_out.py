@@ -5,8 +5,14 @@ from datetime import datetime
 from functools import lru_cache
 
 from dispatcher.rules.event_types import patterns_for
+from dispatcher.rules.kinds import EventKinds
+from dispatcher.rules.numbering import Numbered, Queued, count_jobs, number
+from dispatcher.rules.superseding import superseding
+from dispatcher.states import EventKind
 from dispatcher.store.hot import FannedOut
 from dispatcher.store.postgres.connection import Driver
+from dispatcher.store.postgres.progress import due_as_head
+from dispatcher.store.postgres.record import Record
 from dispatcher.store.tables import Tables
 
 _patterns = lru_cache(maxsize=4096)(patterns_for)
@@ -15,10 +21,20 @@ _patterns = lru_cache(maxsize=4096)(patterns_for)
 class FanOut:
     """The statements of the fan-out, for one set of tables."""
 
-    def __init__(self, tables: Tables) -> None:
+    def __init__(self, tables: Tables, kinds: EventKinds, record: Record) -> None:
+        self._kinds = kinds
+        self._record = record
+        self._last_tenant = ""
         name = tables.name
-        self._lock = f"SELECT pg_try_advisory_xact_lock(hashtext('{tables.schema or ''}.{tables.prefix}fan out'))"
-        # Tenants take turns: each gets an equal share of the batch, found by skipping from tenant to tenant.
+        now = "COALESCE($9, clock_timestamp())"
+        # What was flagged is looked at by a later transaction, under the same lock: this statement's snapshot is older
+        # than the lock.
+        self._lock = f"""
+            SELECT pg_try_advisory_xact_lock({tables.fan_out_lock}),
+                   EXISTS (SELECT FROM {name("endpoints")} WHERE catch_up)
+        """
+        # Tenants take turns: each gets an equal share of the batch, found by skipping from tenant to tenant; where they
+        # are more than it holds, those come first that the last one ended before.
         self._take = f"""
             WITH RECURSIVE tenants AS (
                 (SELECT tenant FROM {name("fanout_queue")} ORDER BY tenant LIMIT 1)
@@ -27,126 +43,183 @@ class FanOut:
                         ORDER BY q.tenant LIMIT 1)
                 FROM tenants t WHERE t.tenant IS NOT NULL
             ),
-            counted AS MATERIALIZED (SELECT tenant, count(*) OVER () AS n FROM tenants WHERE tenant IS NOT NULL),
+            counted AS MATERIALIZED (
+                SELECT tenant, count(*) OVER () AS n, row_number() OVER (ORDER BY tenant <= $2, tenant) AS turn
+                FROM tenants WHERE tenant IS NOT NULL
+            ),
             batch AS MATERIALIZED (
-                SELECT c.tenant, q.event_row FROM counted c CROSS JOIN LATERAL (
+                SELECT c.tenant, c.turn, q.event_row
+                FROM (SELECT * FROM counted ORDER BY turn LIMIT $1) c CROSS JOIN LATERAL (
                     SELECT event_row FROM {name("fanout_queue")} q WHERE q.tenant = c.tenant
                     ORDER BY event_row LIMIT greatest(1, $1 / c.n)
-                ) q LIMIT $1
+                ) q
             ),
             taken AS (
                 DELETE FROM {name("fanout_queue")} q USING batch b
                 WHERE q.tenant = b.tenant AND q.event_row = b.event_row
-                RETURNING q.event_row
+                RETURNING q.event_row, b.turn
             )
-            SELECT e.row_id, e.tenant, e.type, e.job_id FROM taken
+            SELECT e.row_id, e.tenant, e.type, e.job_id, e.kind, taken.turn FROM taken
             JOIN {name("events")} e ON e.row_id = taken.event_row ORDER BY e.row_id
         """
         self._number = f"""
-            INSERT INTO {name("jobs")} AS j (tenant, job_id, last_sequence, updated_at)
-            SELECT tenant, job_id, n, COALESCE($4, clock_timestamp())
-            FROM unnest($1::text[], $2::text[], $3::bigint[]) AS added(tenant, job_id, n)
+            INSERT INTO {name("jobs")} AS j (tenant, job_id, last_sequence, settled_by, settled_at, updated_at)
+            SELECT tenant, job_id, n, settled_by, CASE WHEN settled_by IS NOT NULL THEN at_time END, at_time
+            FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[]) AS added(tenant, job_id, n, settled_by)
+            CROSS JOIN (SELECT COALESCE($5, clock_timestamp()) AS at_time) clock
             ORDER BY tenant, job_id
             ON CONFLICT (tenant, job_id) DO UPDATE
-            SET last_sequence = j.last_sequence + excluded.last_sequence, updated_at = excluded.updated_at
-            RETURNING tenant, job_id, row_id, last_sequence
+            SET last_sequence = j.last_sequence + excluded.last_sequence, updated_at = excluded.updated_at,
+                settled_by = COALESCE(j.settled_by, excluded.settled_by),
+                settled_at = COALESCE(j.settled_at, excluded.settled_at)
+            RETURNING tenant, job_id, row_id, last_sequence, settled_by
         """
         self._keep_sequence = f"""
-            INSERT INTO {name("job_events")} (job_row, sequence, event_row)
-            SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bigint[])
+            INSERT INTO {name("job_events")} (job_row, sequence, event_row, kind)
+            SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::text[])
         """
-        self._deliver = f"""
+        matching = f"""
             WITH event AS (
-                SELECT * FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::bigint[])
-                AS event(event_row, tenant, type, job_id, lane, sequence)
+                SELECT * FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::bigint[],
+                                     $10::bigint[], $11::bigint[])
+                AS event(event_row, tenant, type, job_id, lane, sequence, progress_of, superseded_by)
             ),
             match AS (
                 SELECT DISTINCT event.event_row, e.row_id AS endpoint_row, event.tenant, event.sequence,
-                       CASE WHEN e.ordered THEN event.lane END AS lane
+                       CASE WHEN e.ordered THEN event.lane END AS lane, event.progress_of, event.superseded_by
                 FROM event
                 JOIN unnest($7::text[], $8::text[]) AS matching(type, pattern) ON matching.type = event.type
                 JOIN {name("subscriptions")} s ON s.tenant = event.tenant AND s.pattern = matching.pattern
                     AND s.job_id IN ('', event.job_id)
                 JOIN {name("endpoints")} e ON e.row_id = s.endpoint_row
                 WHERE e.status IN ('enabled', 'paused') AND e.deleted_at IS NULL
-                    AND (e.expires_at IS NULL OR e.expires_at > COALESCE($9, clock_timestamp()))
+                    AND (e.expires_at IS NULL OR e.expires_at > {now})
             )
+        """
+        insert = f"""
             INSERT INTO {name("deliveries")}
-                (event_row, endpoint_row, tenant, lane, sequence, waiting, created_at, updated_at)
-            SELECT event_row, endpoint_row, tenant, lane, sequence,
-                   lane IS NOT NULL AND (
-                       row_number() OVER (PARTITION BY endpoint_row, lane ORDER BY sequence) > 1
-                       OR EXISTS (
-                           SELECT FROM {name("deliveries")} d
-                           WHERE d.lane = match.lane AND d.endpoint_row = match.endpoint_row
-                             AND d.lane IS NOT NULL AND d.state IN ('pending', 'sending') AND NOT d.late
-                       )
-                   ),
-                   COALESCE($9, clock_timestamp()), COALESCE($9, clock_timestamp())
-            FROM match ORDER BY event_row
+                (event_row, endpoint_row, tenant, lane, sequence, progress_of, superseded_by, state, reason, waiting,
+                 due_at, created_at, updated_at)
+            SELECT event_row, endpoint_row, tenant, lane, sequence, progress_of, superseded_by,
+                   CASE WHEN superseded_by IS NULL THEN 'pending' ELSE 'superseded' END,
+                   CASE WHEN superseded_by IS NOT NULL THEN 'superseded' END, waiting,
+                   CASE WHEN superseded_by IS NULL AND NOT waiting
+                        THEN {due_as_head(name, "fresh", now, "NULL::timestamptz")} END,
+                   {now}, {now}
+            FROM (
+                SELECT match.*, superseded_by IS NULL AND lane IS NOT NULL AND (
+                    row_number() OVER (PARTITION BY endpoint_row, lane, superseded_by IS NULL ORDER BY sequence) > 1
+                    OR EXISTS (
+                        SELECT FROM {name("deliveries")} d
+                        WHERE d.lane = match.lane AND d.endpoint_row = match.endpoint_row
+                          AND d.lane IS NOT NULL AND d.state IN ('pending', 'sending') AND NOT d.late
+                    )
+                ) AS waiting FROM match
+            ) fresh ORDER BY event_row
+        """
+        self._deliver = matching + insert
+        # Newer progress takes the place of older progress only where it is delivered itself.
+        self._deliver_and_supersede = f"""
+            {matching},
+            made AS ({insert} RETURNING superseded_by, due_at),
+            obsolete AS (
+                SELECT DISTINCT ON (d.row_id) d.row_id, s.event_row
+                FROM unnest($12::bigint[], $13::text[], $14::bigint[], $15::bigint[])
+                    AS s(job_row, type, event_row, sequence)
+                JOIN {name("deliveries")} d ON d.progress_of = s.job_row AND d.sequence < s.sequence
+                    AND d.state = 'pending' AND d.progress_of IS NOT NULL
+                JOIN {name("events")} e ON e.row_id = d.event_row
+                WHERE s.type IS NULL OR (s.type = e.type AND EXISTS (
+                    SELECT FROM match m WHERE m.event_row = s.event_row AND m.endpoint_row = d.endpoint_row))
+                ORDER BY d.row_id, s.sequence
+            ),
+            superseded AS (
+                UPDATE {name("deliveries")} d
+                SET state = 'superseded', reason = 'superseded', superseded_by = o.event_row, due_at = NULL,
+                    updated_at = {now}
+                FROM obsolete o WHERE d.row_id = o.row_id AND d.state = 'pending'
+                RETURNING d.lane, d.endpoint_row
+            )
+            SELECT (SELECT count(*) FROM made), count(*) + (SELECT count(superseded_by) FROM made),
+                   array_agg(lane) FILTER (WHERE lane IS NOT NULL),
+                   array_agg(endpoint_row) FILTER (WHERE lane IS NOT NULL), (SELECT count(due_at) > 0 FROM made)
+            FROM superseded
         """
 
     async def run(self, driver: Driver, limit: int, now: datetime | None) -> FannedOut:
         """One batch, inside the caller's transaction."""
-        if not await driver.fetchval(self._lock):
+        [(locked, catch_up)] = await driver.fetch(self._lock)
+        if not locked:
             return FannedOut(0, 0)
-        events = await driver.fetch(self._take, limit)
-        if not events:
-            return FannedOut(0, 0)
-        lanes, sequences = await self._sequence(driver, events, now)
-        types = {event[2] for event in events}
+        taken = await driver.fetch(self._take, limit, self._last_tenant)
+        if not taken:
+            return FannedOut(0, 0, catch_up=catch_up)
+        events = [
+            Queued(row, tenant, type_, job_id, self._kinds.of(type_, kind, job_id))
+            for row, tenant, type_, job_id, kind, _ in taken
+        ]
+        self._last_tenant = max((turn, tenant) for _, tenant, _, _, _, turn in taken)[1]
+        numbered, settled_by = await self._number_jobs(driver, events, now)
+        superseded, found = superseding(list(numbered.values()), settled_by)
+        types = {event.event_type for event in events}
         pairs = [(event_type, pattern) for event_type in types for pattern in _patterns(event_type)]
-        made = await driver.execute(
-            self._deliver,
-            [event[0] for event in events],
-            [event[1] for event in events],
-            [event[2] for event in events],
-            [event[3] for event in events],
-            lanes,
-            sequences,
+        places = [numbered.get(event.event_row) for event in events]
+        jobs = frozenset(place.job_row for place in numbered.values())
+        values = (
+            [event.event_row for event in events],
+            [event.tenant for event in events],
+            [event.event_type for event in events],
+            [event.job_id for event in events],
+            [place and place.job_row for place in places],
+            [place and place.sequence for place in places],
             [event_type for event_type, _ in pairs],
             [pattern for _, pattern in pairs],
             now,
+            [place.job_row if place and place.kind is EventKind.PROGRESS else None for place in places],
+            [superseded.get(event.event_row) for event in events],
         )
-        return FannedOut(len(events), int(made.rsplit(" ", 1)[1]))
+        if not superseded and not found:
+            made: str = await driver.execute(self._deliver, *values)
+            return FannedOut(len(events), int(made.rsplit(" ", 1)[1]), catch_up=catch_up, jobs=jobs)
+        deliveries, count, lanes, endpoints, held = await driver.fetchrow(
+            self._deliver_and_supersede,
+            *values,
+            [newer.job_row for newer in found],
+            [newer.event_type for newer in found],
+            [newer.event_row for newer in found],
+            [newer.sequence for newer in found],
+        )
+        if lanes:
+            _, later = await self._record.free_heads(driver, list(zip(lanes, endpoints, strict=True)), now)
+            held = held or later
+        return FannedOut(len(events), deliveries, superseded=count, held=held, catch_up=catch_up, jobs=jobs)
 
-    async def _sequence(
-        self, driver: Driver, events: Sequence[tuple[int, str, str, str | None]], now: datetime | None
-    ) -> tuple[list[int | None], list[int | None]]:
-        counts: dict[tuple[str, str], int] = {}
-        for _, tenant, _, job_id in events:
-            if job_id is not None:
-                counts[tenant, job_id] = counts.get((tenant, job_id), 0) + 1
+    async def _number_jobs(
+        self, driver: Driver, events: Sequence[Queued], now: datetime | None
+    ) -> tuple[dict[int, Numbered], dict[int, int]]:
+        """Gives the events of jobs their places, by event; and by job the event that has settled it, if one has."""
+        counts, settling = count_jobs(events)
         if not counts:
-            return [None] * len(events), [None] * len(events)
+            return {}, {}
         # Also the lock of these jobs' lanes: whoever records an outcome of theirs waits here, or we for them,
         # and the next statement sees what the other did.
-        numbered = await driver.fetch(
+        jobs = await driver.fetch(
             self._number,
             [tenant for tenant, _ in counts],
             [job_id for _, job_id in counts],
             list(counts.values()),
+            [settling.get(job) for job in counts],
             now,
         )
-        jobs = {(tenant, job_id): row for tenant, job_id, row, _ in numbered}
-        following = {(tenant, job_id): last - counts[tenant, job_id] + 1 for tenant, job_id, _, last in numbered}
-        lanes: list[int | None] = []
-        sequences: list[int | None] = []
-        kept: list[tuple[int, int, int]] = []
-        for event_row, tenant, _, job_id in events:
-            if job_id is None:
-                lanes.append(None)
-                sequences.append(None)
-                continue
-            job_row, sequence = jobs[tenant, job_id], following[tenant, job_id]
-            following[tenant, job_id] = sequence + 1
-            lanes.append(job_row)
-            sequences.append(sequence)
-            kept.append((job_row, sequence, event_row))
+        numbered = number(events, counts, {(tenant, job): (row, last) for tenant, job, row, last, _ in jobs})
         await driver.execute(
             self._keep_sequence,
-            [job_row for job_row, _, _ in kept],
-            [sequence for _, sequence, _ in kept],
-            [event_row for _, _, event_row in kept],
+            [place.job_row for place in numbered],
+            [place.sequence for place in numbered],
+            [place.event_row for place in numbered],
+            [None if place.kind is EventKind.STATE else place.kind for place in numbered],
         )
-        return lanes, sequences
+        return (
+            {place.event_row: place for place in numbered},
+            {row: settled_by for _, _, row, _, settled_by in jobs if settled_by is not None},
+        )

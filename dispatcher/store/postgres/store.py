@@ -3,14 +3,28 @@
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 
+from dispatcher.rules.kinds import EventKinds
 from dispatcher.settings import Settings
 from dispatcher.store.database import Database
-from dispatcher.store.hot import LONGER_THAN_ANY_ATTEMPT_S, Claimed, ClaimedBatch, FannedOut, Finished, Orphan, Recorded
+from dispatcher.store.hot import (
+    LONGER_THAN_ANY_ATTEMPT_S,
+    Claimed,
+    ClaimedBatch,
+    FannedOut,
+    Finished,
+    Limits,
+    Orphan,
+    Recorded,
+)
 from dispatcher.store.postgres.claim import Claim
 from dispatcher.store.postgres.connection import Driver, Role
 from dispatcher.store.postgres.fan_out import FanOut
+from dispatcher.store.postgres.progress import took_its_place
 from dispatcher.store.postgres.record import Record, all_well
 from dispatcher.store.postgres.wakeup import listen
+
+#: PostgreSQL carries up to 7,999 bytes with a notification; more jobs than that stand for all.
+LONGEST_PAYLOAD = 7900
 
 #: However long the lease is: no statement here should take a tenth of it, and PostgreSQL counts to 24 days.
 LONGEST_STATEMENT_S = 600.0
@@ -26,17 +40,13 @@ class PostgresStore:
         name = tables.name
         timeout_s = min(max(2.0, settings.lease.total_seconds()), LONGEST_STATEMENT_S)
         self._fanning = Role(database, statement_timeout_s=timeout_s)
-        self._recording = Role(database, statement_timeout_s=timeout_s)
         self._housekeeping = Role(database, statement_timeout_s=timeout_s)
         self._leasing = Role(database, statement_timeout_s=timeout_s)
-        self._fan_out = FanOut(tables)
-        self._claim = Claim(
-            tables,
-            per_endpoint=settings.max_in_flight_per_endpoint,
-            per_destination=settings.max_in_flight_per_destination,
-        )
-        self._claiming = Role(database, statement_timeout_s=timeout_s, setup=self._claim.setup)
         self._record = Record(tables)
+        self._fan_out = FanOut(tables, EventKinds(settings.event_kinds), self._record)
+        self._claim = Claim(tables, Limits.of(settings), source=settings.source)
+        self._claiming = Role(database, statement_timeout_s=timeout_s, setup=self._claim.setup)
+        self._recording = Role(database, statement_timeout_s=timeout_s, setup=self._record.setup)
         self._row = 0
         now = "COALESCE($1, clock_timestamp())"
         self._enrol = (
@@ -51,7 +61,7 @@ class PostgresStore:
         self._forget = f"DELETE FROM {name('dispatchers')} WHERE leased_until < {now} - interval '1 hour'"
         self._orphans = f"""
             SELECT d.row_id, d.endpoint_row, d.dispatcher_row, d.attempts, d.failures, d.interruptions, d.lane,
-                   d.updated_at
+                   d.updated_at, d.progress_of
             FROM {name("deliveries")} d
             WHERE d.state = 'sending' AND (
                 NOT EXISTS (
@@ -62,8 +72,15 @@ class PostgresStore:
         """
         self._release = f"""
             UPDATE {name("deliveries")} d
-            SET state = 'pending', attempts = d.attempts - 1, dispatcher_row = NULL, updated_at = {now}
-            FROM unnest($2::bigint[], $3::int[]) AS r(row_id, attempt)
+            SET state = CASE WHEN r.superseded_by IS NULL THEN 'pending' ELSE 'superseded' END,
+                reason = CASE WHEN r.superseded_by IS NOT NULL THEN 'superseded' END,
+                superseded_by = r.superseded_by,
+                attempts = d.attempts - 1, dispatcher_row = NULL, updated_at = {now}
+            FROM (
+                SELECT r.*, {took_its_place(name, "c")} AS superseded_by
+                FROM unnest($2::bigint[], $3::int[]) AS r(row_id, attempt)
+                JOIN {name("deliveries")} c ON c.row_id = r.row_id
+            ) r
             WHERE d.row_id = r.row_id AND d.state = 'sending' AND d.attempts = r.attempt AND d.dispatcher_row = $4
         """
         self._make_due = f"""
@@ -93,6 +110,11 @@ class PostgresStore:
             WHERE row_id = ANY($1) AND state = 'pending' AND NOT late RETURNING lane, endpoint_row
         """
         self._busy = f"UPDATE {name('wakeup')} SET busy_until = clock_timestamp() + $1"
+        # A notifying transaction takes a global lock at its commit: only while some process has readers.
+        self._tell_readers = (
+            f"SELECT pg_notify('{tables.readers_channel}', $1) FROM {name('wakeup')}"
+            " WHERE readers_until > clock_timestamp()"
+        )
 
     @property
     def dispatcher_row(self) -> int:
@@ -120,7 +142,15 @@ class PostgresStore:
 
     async def fan_out(self, limit: int) -> FannedOut:
         now = self._database.literal_now()
-        return await self._fanning.transact(lambda driver: self._fan_out.run(driver, limit, now))
+
+        async def work(driver: Driver) -> FannedOut:
+            fanned = await self._fan_out.run(driver, limit, now)
+            if fanned.jobs:
+                payload = ",".join(map(str, sorted(fanned.jobs)))
+                await driver.execute(self._tell_readers, payload if len(payload) <= LONGEST_PAYLOAD else "")
+            return fanned
+
+        return await self._fanning.transact(work)
 
     async def claim(self, limit: int, ended: Sequence[tuple[int, int]] = ()) -> ClaimedBatch:
         now = self._database.literal_now()
@@ -138,14 +168,16 @@ class PostgresStore:
     async def release(self, batch: Sequence[Claimed]) -> None:
         now = self._database.literal_now()
         rows, attempts = [claimed.delivery_row for claimed in batch], [claimed.attempt for claimed in batch]
-        lanes = {claimed.lane for claimed in batch if claimed.lane is not None}
+        in_lane = [(claimed.lane, claimed.endpoint_row) for claimed in batch if claimed.lane is not None]
+        jobs = {lane for lane, _ in in_lane} | {c.progress_of for c in batch if c.progress_of is not None}
 
         async def work(driver: Driver) -> None:
-            await self._record.lock_jobs(driver, lanes)
+            await self._record.lock_jobs(driver, jobs)
             await driver.execute(self._release, now, rows, attempts, self._row)
             await self._record.hold_back(
                 driver, [claimed.delivery_row for claimed in batch if claimed.lane is not None]
             )
+            await self._record.free_heads(driver, in_lane, now)
 
         await self._recording.transact(work)
 
@@ -167,7 +199,7 @@ class PostgresStore:
                 return 0
             await self._record.lock_jobs(driver, {row[1] for row in passable})
             passed = await driver.fetch(self._pass, [row[0] for row in passable])
-            await self._record.free_heads(driver, [(row[0], row[1]) for row in passed])
+            await self._record.free_heads(driver, [(row[0], row[1]) for row in passed], now)
             return len(passed)
 
         return await self._housekeeping.transact(work)
@@ -181,7 +213,7 @@ class PostgresStore:
         await self._housekeeping.run(lambda driver: driver.execute(self._busy, timedelta(seconds=seconds)))
 
     async def watch(self, wake: Callable[[], None]) -> None:
-        await listen(self._database, wake)
+        await listen(self._database, self._database.tables.channel, lambda _: wake())
 
     async def close(self) -> None:
         for role in (self._fanning, self._claiming, self._recording, self._housekeeping, self._leasing):

@@ -1,4 +1,4 @@
-"""NOTIFY as a hint: wakes the dispatcher between polls, and is subscribed again whenever its connection broke."""
+"""NOTIFY as a hint: wakes a process between polls, and is subscribed again whenever its connection broke."""
 
 import asyncio
 from collections.abc import Callable
@@ -13,8 +13,8 @@ _ASK_EVERY_S = 15.0
 _TRY_AGAIN_S = 1.0
 
 
-async def listen(database: Database, wake: Callable[[], None]) -> None:
-    """Calls `wake` for each notification, and once after each subscription; until it is cancelled."""
+async def listen(database: Database, channel: str, heard: Callable[[str], None]) -> None:
+    """Calls `heard` with each notification's payload, and with `""` after each subscription; until it is cancelled."""
     while True:
         connection = None
         try:
@@ -22,9 +22,9 @@ async def listen(database: Database, wake: Callable[[], None]) -> None:
             driver = await driver_of(connection)
             broken = asyncio.Event()
             driver.add_termination_listener(lambda _, broken=broken: broken.set())
-            await driver.add_listener(database.tables.channel, lambda *_: wake())
+            await driver.add_listener(channel, lambda _connection, _pid, _channel, payload: heard(payload))
             # What was committed before the subscription was not announced.
-            wake()
+            heard("")
             while not broken.is_set():
                 try:
                     async with asyncio.timeout(_ASK_EVERY_S):

@@ -61,6 +61,10 @@ class Connection:
         row = self._connection.execute(sql, parameters).fetchone()
         return None if row is None else row[0]
 
+    def column(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
+        """The first column of all rows, of a statement that may change them."""
+        return [row[0] for row in self._connection.execute(sql, parameters).fetchall()]
+
     def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[list[Any]]:
         """All rows, of a statement that selects `json_array(…)` as its only column, named `j`."""
         # Each `j` is JSON already, and `json_group_array` would parse it again.

@@ -1,11 +1,17 @@
 """Fan-out on SQLite, where the write transaction is the sequencer."""
 
-from collections import Counter
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 from dispatcher.rules.event_types import patterns_for
+from dispatcher.rules.kinds import EventKinds
+from dispatcher.rules.numbering import Numbered, Queued, count_jobs, number
+from dispatcher.rules.superseding import superseding
+from dispatcher.states import EventKind
 from dispatcher.store.hot import FannedOut
 from dispatcher.store.sqlite.connection import Connection, as_json
+from dispatcher.store.sqlite.progress import due_as_head
+from dispatcher.store.sqlite.record import Record
 from dispatcher.store.tables import Tables
 
 _patterns = lru_cache(maxsize=4096)(patterns_for)
@@ -14,7 +20,10 @@ _patterns = lru_cache(maxsize=4096)(patterns_for)
 class FanOut:
     """The statements of the fan-out, for one set of tables."""
 
-    def __init__(self, tables: Tables) -> None:
+    def __init__(self, tables: Tables, kinds: EventKinds, record: Record) -> None:
+        self._kinds = kinds
+        self._record = record
+        self._last_tenant = ""
         name = tables.name
         self._tenants = f"""
             WITH RECURSIVE tenants(tenant) AS (
@@ -26,97 +35,200 @@ class FanOut:
             )
             SELECT json_array(tenant) AS j FROM tenants WHERE tenant IS NOT NULL
         """
+        self._flagged = f"SELECT EXISTS (SELECT 1 FROM {name('endpoints')} WHERE catch_up)"
         self._batch = f"""
-            SELECT json_array(e.row_id, e.tenant, e.type, e.job_id) AS j
+            SELECT json_array(e.row_id, e.tenant, e.type, e.job_id, e.kind) AS j
             FROM (SELECT event_row FROM {name("fanout_queue")} WHERE tenant = ? ORDER BY event_row LIMIT ?) q
             CROSS JOIN {name("events")} e ON e.row_id = q.event_row ORDER BY e.row_id
         """
         self._take = f"DELETE FROM {name('fanout_queue')} WHERE tenant = ? AND event_row <= ?"
         self._number = f"""
-            INSERT INTO {name("jobs")} AS j (tenant, job_id, last_sequence, updated_at)
-            SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'), ?2
+            INSERT INTO {name("jobs")} AS j (tenant, job_id, last_sequence, settled_by, settled_at, updated_at)
+            SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'),
+                   json_extract(value, '$[3]'), CASE WHEN json_extract(value, '$[3]') IS NOT NULL THEN ?2 END, ?2
             FROM json_each(?1) WHERE true
             ON CONFLICT (tenant, job_id) DO UPDATE
-            SET last_sequence = j.last_sequence + excluded.last_sequence, updated_at = excluded.updated_at
+            SET last_sequence = j.last_sequence + excluded.last_sequence, updated_at = excluded.updated_at,
+                settled_by = COALESCE(j.settled_by, excluded.settled_by),
+                settled_at = COALESCE(j.settled_at, excluded.settled_at)
         """
         self._jobs = f"""
-            SELECT json_array(j.tenant, j.job_id, j.row_id, j.last_sequence) AS j
+            SELECT json_array(j.tenant, j.job_id, j.row_id, j.last_sequence, j.settled_by) AS j
             FROM json_each(?) w CROSS JOIN {name("jobs")} j
             ON j.tenant = json_extract(w.value, '$[0]') AND j.job_id = json_extract(w.value, '$[1]')
         """
         self._keep_sequence = f"""
-            INSERT INTO {name("job_events")} (job_row, sequence, event_row)
-            SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]')
+            INSERT INTO {name("job_events")} (job_row, sequence, event_row, kind)
+            SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'),
+                   json_extract(value, '$[3]')
             FROM json_each(?)
         """
-        self._deliver = f"""
-            WITH event AS MATERIALIZED (
-                SELECT json_extract(value, '$[0]') AS event_row, json_extract(value, '$[1]') AS tenant,
-                       json_extract(value, '$[2]') AS type, json_extract(value, '$[3]') AS job_id,
-                       json_extract(value, '$[4]') AS lane, json_extract(value, '$[5]') AS sequence
-                FROM json_each(?1)
-            ),
-            matching AS MATERIALIZED (
-                SELECT json_extract(value, '$[0]') AS type, json_extract(value, '$[1]') AS pattern FROM json_each(?2)
-            ),
-            match AS MATERIALIZED (
-                SELECT DISTINCT event.event_row, e.row_id AS endpoint_row, event.tenant, event.sequence,
-                       CASE WHEN e.ordered THEN event.lane END AS lane
-                FROM event
-                CROSS JOIN matching ON matching.type = event.type
-                CROSS JOIN {name("subscriptions")} s ON s.tenant = event.tenant AND s.pattern = matching.pattern
-                    AND s.job_id IN ('', event.job_id)
-                CROSS JOIN {name("endpoints")} e ON e.row_id = s.endpoint_row
-                WHERE e.status IN ('enabled', 'paused') AND e.deleted_at IS NULL
-                    AND (e.expires_at IS NULL OR e.expires_at > ?3)
+        self._deliver = _deliver(name, progress=False)
+        self._deliver_progress = _deliver(name, progress=True)
+        # Newer progress takes the place of older progress only where it is delivered itself.
+        self._obsolete = f"""
+            SELECT json_array(row_id, event_row, lane, endpoint_row) AS j FROM (
+                SELECT d.row_id, json_extract(s.value, '$[2]') AS event_row, d.lane, d.endpoint_row,
+                       min(json_extract(s.value, '$[3]'))
+                FROM json_each(?) s
+                CROSS JOIN {name("deliveries")} d ON d.progress_of = json_extract(s.value, '$[0]')
+                    AND d.sequence < json_extract(s.value, '$[3]') AND d.state = 'pending'
+                    AND d.progress_of IS NOT NULL
+                CROSS JOIN {name("events")} e ON e.row_id = d.event_row
+                WHERE json_extract(s.value, '$[1]') IS NULL OR (json_extract(s.value, '$[1]') = e.type AND EXISTS (
+                    SELECT 1 FROM {name("deliveries")} n
+                    WHERE n.event_row = json_extract(s.value, '$[2]') AND n.endpoint_row = d.endpoint_row))
+                GROUP BY d.row_id
             )
-            INSERT INTO {name("deliveries")}
-                (event_row, endpoint_row, tenant, lane, sequence, waiting, created_at, updated_at)
-            SELECT event_row, endpoint_row, tenant, lane, sequence,
-                   lane IS NOT NULL AND (
-                       row_number() OVER (PARTITION BY endpoint_row, lane ORDER BY sequence) > 1
-                       OR EXISTS (
-                           SELECT 1 FROM {name("deliveries")} d
-                           WHERE d.lane = match.lane AND d.endpoint_row = match.endpoint_row
-                             AND d.lane IS NOT NULL AND d.state IN ('pending', 'sending') AND NOT d.late
-                       )
-                   ),
-                   ?3, ?3
-            FROM match ORDER BY event_row
+        """
+        self._supersede = f"""
+            UPDATE {name("deliveries")} AS d
+            SET state = 'superseded', reason = 'superseded', superseded_by = o.event_row, due_at = NULL, updated_at = ?2
+            FROM (SELECT json_extract(value, '$[0]') AS row_id, json_extract(value, '$[1]') AS event_row
+                  FROM json_each(?1)) AS o
+            WHERE d.row_id = o.row_id
+        """
+        self._stillborn = f"""
+            SELECT count(*) FROM json_each(?) s
+            CROSS JOIN {name("deliveries")} d ON d.event_row = s.value WHERE d.state = 'superseded'
+        """
+        self._held = f"""
+            SELECT EXISTS (SELECT 1 FROM json_each(?) s CROSS JOIN {name("deliveries")} d ON d.event_row = s.value
+                           WHERE d.state = 'pending' AND d.due_at IS NOT NULL)
         """
 
     def waiting(self, connection: Connection) -> list[str]:
         """The tenants whose events wait; asked before a write transaction is opened for nothing."""
         return [row[0] for row in connection.rows(self._tenants)]
 
+    def flagged(self, connection: Connection) -> bool:
+        """Whether callbacks were registered since it was last looked whether their jobs have settled."""
+        return bool(connection.one(self._flagged))
+
     def run(self, connection: Connection, tenants: list[str], limit: int, now: int) -> FannedOut:
-        """One batch, inside the caller's transaction. Tenants take turns: each gets an equal share of it."""
-        events = []
-        for tenant in tenants[:limit]:
+        """One batch, inside the caller's transaction. Tenants take turns: each gets an equal share of it; where they
+        are more than it holds, those come first that the last one ended before."""
+        events: list[Queued] = []
+        turns = sorted(tenants, key=lambda tenant: (tenant <= self._last_tenant, tenant))[:limit]
+        self._last_tenant = turns[-1]
+        for tenant in turns:
             batch = connection.rows(self._batch, (tenant, max(1, limit // len(tenants))))
             if batch:
                 connection.run(self._take, (tenant, batch[-1][0]))
-                events += batch
+                events += [
+                    Queued(row_id, owner, event_type, job_id, self._kinds.of(event_type, kind, job_id))
+                    for row_id, owner, event_type, job_id, kind in batch
+                ]
         if not events:
             return FannedOut(0, 0)
-        counts = Counter((event[1], event[3]) for event in events if event[3] is not None)
+        numbered, settled_by = self._number_jobs(connection, events, now)
+        superseded, found = superseding(list(numbered.values()), settled_by)
+        rows = []
         for event in events:
-            event += [None, None]
-        if counts:
-            numbers = as_json([tenant, job_id, count] for (tenant, job_id), count in counts.items())
-            connection.run(self._number, (numbers, now))
-            jobs = {(row[0], row[1]): (row[2], row[3]) for row in connection.rows(self._jobs, (numbers,))}
-            following = {key: jobs[key][1] - count + 1 for key, count in counts.items()}
-            for event in events:
-                key = (event[1], event[3])
-                if event[3] is not None:
-                    event[4], event[5] = jobs[key][0], following[key]
-                    following[key] += 1
-            connection.run(
-                self._keep_sequence, (as_json([event[4], event[5], event[0]] for event in events if event[4]),)
-            )
+            row = [event.event_row, event.tenant, event.event_type, event.job_id]
+            place = numbered.get(event.event_row)
+            if place is not None:
+                row += [place.job_row, place.sequence]
+                if place.kind is EventKind.PROGRESS:
+                    row += [place.job_row, superseded.get(event.event_row)]
+            rows.append(row)
         pairs = [
-            [event_type, pattern] for event_type in {event[2] for event in events} for pattern in _patterns(event_type)
+            [event_type, pattern]
+            for event_type in {event.event_type for event in events}
+            for pattern in _patterns(event_type)
         ]
-        made = connection.run(self._deliver, (as_json(events), as_json(pairs), now))
-        return FannedOut(len(events), made)
+        # Whatever ends up in a row costs its share of the writer's time, so most batches get the shorter statement.
+        progress = [place.event_row for place in numbered.values() if place.kind is EventKind.PROGRESS]
+        deliver = self._deliver_progress if progress else self._deliver
+        made = connection.run(deliver, (as_json(rows), as_json(pairs), now))
+        count = connection.one(self._stillborn, (as_json(superseded),)) if superseded else 0
+        held = False
+        if found:
+            newer = as_json([s.job_row, s.event_type, s.event_row, s.sequence] for s in found)
+            obsolete = connection.rows(self._obsolete, (newer,))
+            if obsolete:
+                count += connection.run(self._supersede, (as_json(obsolete), now))
+                lanes = {(lane, endpoint_row) for _, _, lane, endpoint_row in obsolete if lane is not None}
+                _, held = self._record.free_heads(connection, lanes, now)
+        if progress and not held:
+            held = bool(connection.one(self._held, (as_json(progress),)))
+        jobs = frozenset(place.job_row for place in numbered.values())
+        return FannedOut(len(events), made, superseded=count, held=held, jobs=jobs)
+
+    def _number_jobs(
+        self, connection: Connection, events: Sequence[Queued], now: int
+    ) -> tuple[dict[int, Numbered], dict[int, int]]:
+        """Gives the events of jobs their places, by event; and by job the event that has settled it, if one has."""
+        counts, settling = count_jobs(events)
+        if not counts:
+            return {}, {}
+        numbers = as_json([*job, count, settling.get(job)] for job, count in counts.items())
+        connection.run(self._number, (numbers, now))
+        jobs = connection.rows(self._jobs, (numbers,))
+        numbered = number(events, counts, {(row[0], row[1]): (row[2], row[3]) for row in jobs})
+        connection.run(
+            self._keep_sequence,
+            (
+                as_json(
+                    [p.job_row, p.sequence, p.event_row, None if p.kind is EventKind.STATE else p.kind]
+                    for p in numbered
+                ),
+            ),
+        )
+        return (
+            {place.event_row: place for place in numbered},
+            {row[2]: row[4] for row in jobs if row[4] is not None},
+        )
+
+
+def _deliver(name: Callable[[str], str], *, progress: bool) -> str:
+    """Makes the deliveries of a batch; with `progress` in it, those columns too that nothing else has."""
+    given = matched = columns = values = ""
+    born_waiting = "true"
+    same_lane = "endpoint_row, lane"
+    if progress:
+        given = ", json_extract(value, '$[6]') AS progress_of, json_extract(value, '$[7]') AS superseded_by"
+        matched = ", event.progress_of, event.superseded_by"
+        columns = ", progress_of, superseded_by, state, reason, due_at"
+        values = f"""
+            , progress_of, superseded_by, CASE WHEN superseded_by IS NULL THEN 'pending' ELSE 'superseded' END,
+            CASE WHEN superseded_by IS NOT NULL THEN 'superseded' END,
+            CASE WHEN superseded_by IS NULL AND NOT waiting THEN {due_as_head(name, "fresh", "?3", "NULL")} END
+        """
+        born_waiting = "superseded_by IS NULL"
+        same_lane = "endpoint_row, lane, superseded_by IS NULL"
+    return f"""
+        WITH event AS MATERIALIZED (
+            SELECT json_extract(value, '$[0]') AS event_row, json_extract(value, '$[1]') AS tenant,
+                   json_extract(value, '$[2]') AS type, json_extract(value, '$[3]') AS job_id,
+                   json_extract(value, '$[4]') AS lane, json_extract(value, '$[5]') AS sequence{given}
+            FROM json_each(?1)
+        ),
+        matching AS MATERIALIZED (
+            SELECT json_extract(value, '$[0]') AS type, json_extract(value, '$[1]') AS pattern FROM json_each(?2)
+        ),
+        match AS MATERIALIZED (
+            SELECT DISTINCT event.event_row, e.row_id AS endpoint_row, event.tenant, event.sequence,
+                   CASE WHEN e.ordered THEN event.lane END AS lane{matched}
+            FROM event
+            CROSS JOIN matching ON matching.type = event.type
+            CROSS JOIN {name("subscriptions")} s ON s.tenant = event.tenant AND s.pattern = matching.pattern
+                AND s.job_id IN ('', event.job_id)
+            CROSS JOIN {name("endpoints")} e ON e.row_id = s.endpoint_row
+            WHERE e.status IN ('enabled', 'paused') AND e.deleted_at IS NULL
+                AND (e.expires_at IS NULL OR e.expires_at > ?3)
+        )
+        INSERT INTO {name("deliveries")}
+            (event_row, endpoint_row, tenant, lane, sequence, waiting, created_at, updated_at{columns})
+        SELECT event_row, endpoint_row, tenant, lane, sequence, waiting, ?3, ?3{values}
+        FROM (
+            SELECT match.*, {born_waiting} AND lane IS NOT NULL AND (
+                row_number() OVER (PARTITION BY {same_lane} ORDER BY sequence) > 1
+                OR EXISTS (
+                    SELECT 1 FROM {name("deliveries")} d
+                    WHERE d.lane = match.lane AND d.endpoint_row = match.endpoint_row
+                      AND d.lane IS NOT NULL AND d.state IN ('pending', 'sending') AND NOT d.late
+                )
+            ) AS waiting FROM match
+        ) fresh ORDER BY event_row
+    """

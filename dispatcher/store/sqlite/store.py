@@ -1,15 +1,27 @@
 """The hot store on SQLite: the writer thread, and the statements that need no module of their own."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from dispatcher.rules.kinds import EventKinds
 from dispatcher.settings import Settings
 from dispatcher.store.columns import from_microseconds, to_microseconds
 from dispatcher.store.database import Database
-from dispatcher.store.hot import LONGER_THAN_ANY_ATTEMPT_S, Claimed, ClaimedBatch, FannedOut, Finished, Orphan, Recorded
+from dispatcher.store.hot import (
+    LONGER_THAN_ANY_ATTEMPT_S,
+    Claimed,
+    ClaimedBatch,
+    FannedOut,
+    Finished,
+    Limits,
+    Orphan,
+    Recorded,
+)
 from dispatcher.store.sqlite.claim import Claim
 from dispatcher.store.sqlite.connection import Connection, Writer, as_json
 from dispatcher.store.sqlite.fan_out import FanOut
+from dispatcher.store.sqlite.progress import took_its_place
 from dispatcher.store.sqlite.record import Record
 from dispatcher.store.sqlite.wakeup import watch
 
@@ -22,13 +34,9 @@ class SqliteStore:
         self._writer = Writer(file)
         tables = database.tables
         name = tables.name
-        self._fan_out = FanOut(tables)
-        self._claim = Claim(
-            tables,
-            per_endpoint=settings.max_in_flight_per_endpoint,
-            per_destination=settings.max_in_flight_per_destination,
-        )
         self._record = Record(tables)
+        self._fan_out = FanOut(tables, EventKinds(settings.event_kinds), self._record)
+        self._claim = Claim(tables, Limits.of(settings), source=settings.source)
         self._row = 0
         self._forget_all = f"DELETE FROM {name('dispatchers')}"
         self._enrol = (
@@ -38,7 +46,7 @@ class SqliteStore:
         self._retire = f"DELETE FROM {name('dispatchers')} WHERE row_id = ?"
         self._orphans = f"""
             SELECT json_array(d.row_id, d.endpoint_row, d.dispatcher_row, d.attempts, d.failures, d.interruptions,
-                              d.lane, d.updated_at) AS j
+                              d.lane, d.updated_at, d.progress_of) AS j
             FROM {name("deliveries")} d
             WHERE d.state = 'sending' AND (
                 NOT EXISTS (
@@ -49,9 +57,16 @@ class SqliteStore:
         """
         self._release = f"""
             UPDATE {name("deliveries")}
-            SET state = 'pending', attempts = attempts - 1, dispatcher_row = NULL, updated_at = ?3
-            WHERE state = 'sending' AND dispatcher_row = ?2 AND (row_id, attempts) IN (
-                SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?1))
+            SET state = CASE WHEN r.superseded_by IS NULL THEN 'pending' ELSE 'superseded' END,
+                reason = CASE WHEN r.superseded_by IS NOT NULL THEN 'superseded' END,
+                superseded_by = r.superseded_by,
+                attempts = attempts - 1, dispatcher_row = NULL, updated_at = ?3
+            FROM (
+                SELECT d.row_id AS released, {took_its_place(name, "d")} AS superseded_by
+                FROM json_each(?1) c
+                CROSS JOIN {name("deliveries")} d ON d.row_id = json_extract(c.value, '$[0]')
+                WHERE d.state = 'sending' AND d.dispatcher_row = ?2 AND d.attempts = json_extract(c.value, '$[1]')
+            ) r WHERE row_id = r.released
         """
         self._next_due = f"SELECT min(due_at) FROM {name('deliveries')} WHERE state = 'pending' AND due_at IS NOT NULL"
         self._make_due = f"""
@@ -101,11 +116,14 @@ class SqliteStore:
         await self._writer.transact(lambda connection: connection.run(self._retire, (self._row,)))
 
     async def fan_out(self, limit: int) -> FannedOut:
-        tenants = await self._writer.read(self._fan_out.waiting)
+        tenants, flagged = await self._writer.read(
+            lambda connection: (self._fan_out.waiting(connection), self._fan_out.flagged(connection))
+        )
         if not tenants:
-            return FannedOut(0, 0)
+            return FannedOut(0, 0, catch_up=flagged)
         now = self._now()
-        return await self._writer.transact(lambda connection: self._fan_out.run(connection, tenants, limit, now))
+        done = await self._writer.transact(lambda connection: self._fan_out.run(connection, tenants, limit, now))
+        return replace(done, catch_up=flagged)
 
     async def claim(self, limit: int, ended: Sequence[tuple[int, int]] = ()) -> ClaimedBatch:
         now = self._now()
@@ -124,6 +142,8 @@ class SqliteStore:
         def work(connection: Connection) -> None:
             connection.run(self._release, (fences, self._row, now))
             self._record.hold_back(connection, [claimed.delivery_row for claimed in batch if claimed.lane is not None])
+            lanes = {(claimed.lane, claimed.endpoint_row) for claimed in batch if claimed.lane is not None}
+            self._record.free_heads(connection, lanes, now)
 
         await self._writer.transact(work)
 
@@ -144,7 +164,7 @@ class SqliteStore:
 
         def work(connection: Connection) -> int:
             connection.run(self._pass, (as_json(row[0] for row in passable),))
-            self._record.free_heads(connection, [(row[1], row[2]) for row in passable])
+            self._record.free_heads(connection, [(row[1], row[2]) for row in passable], now)
             return len(passable)
 
         return await self._writer.transact(work)
@@ -153,7 +173,8 @@ class SqliteStore:
         now = self._now()
         rows = await self._writer.read(lambda connection: connection.rows(self._orphans, (now, limit)))
         return [
-            Orphan(row[0], row[1], row[2], row[3], row[4], row[5], row[6], from_microseconds(row[7])) for row in rows
+            Orphan(row[0], row[1], row[2], row[3], row[4], row[5], row[6], from_microseconds(row[7]), row[8])
+            for row in rows
         ]
 
     async def busy(self, seconds: float) -> None:

@@ -34,6 +34,7 @@ class Tables:
     destinations: Table
     endpoints: Table
     endpoint_secrets: Table
+    tenant_secrets: Table
     endpoint_state: Table
     subscriptions: Table
     deliveries: Table
@@ -57,11 +58,24 @@ class Tables:
         return f"{self.prefix}dispatcher_version"
 
     @property
+    def fan_out_lock(self) -> str:
+        """The key, in PostgreSQL's words, of the advisory lock that whoever fans out holds."""
+        return f"hashtext('{self.schema or ''}.{self.prefix}fan out')"
+
+    @property
     def channel(self) -> str:
         """The NOTIFY channel that wakes dispatchers of these tables."""
-        name = f"{self.schema or ''}{'.' if self.schema else ''}{self.prefix}dispatcher_wakeup"
+        return self._channel("dispatcher_wakeup")
+
+    @property
+    def readers_channel(self) -> str:
+        """The NOTIFY channel that tells readers of jobs' events what was numbered."""
+        return self._channel("dispatcher_readers")
+
+    def _channel(self, word: str) -> str:
+        name = f"{self.schema or ''}{'.' if self.schema else ''}{self.prefix}{word}"
         # PostgreSQL refuses channel names of 64 bytes and more, and with them the producer's insert.
-        return name if len(name) < 64 else f"dispatcher_wakeup_{sha256(name.encode()).hexdigest()[:32]}"
+        return name if len(name) < 64 else f"{word}_{sha256(name.encode()).hexdigest()[:32]}"
 
 
 @cache

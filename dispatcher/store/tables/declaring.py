@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from sqlalchemy import CheckConstraint, Column, ForeignKey, Identity, Index, MetaData, Table, Text, text
+from sqlalchemy import CheckConstraint, Column, Connection, ForeignKey, Identity, Index, MetaData, Table, Text, text
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.expression import FunctionElement
@@ -79,3 +80,8 @@ class Declaring:
             CheckConstraint(text(sqlite), name=f"ck_{self.prefix}{name}").ddl_if(dialect="sqlite"),
             CheckConstraint(text(postgresql), name=f"ck_{self.prefix}{name}").ddl_if(dialect="postgresql"),
         ]
+
+
+def insert_if_absent(connection: Connection, table: Table) -> postgresql.Insert | sqlite.Insert:
+    """An insertion in the words of the connection's database, for `on_conflict_do_nothing`."""
+    return postgresql.insert(table) if connection.dialect.name == "postgresql" else sqlite.insert(table)

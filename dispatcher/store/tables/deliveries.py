@@ -25,6 +25,12 @@ def declare_deliveries(declaring: Declaring) -> dict[str, Table]:
         Column("lane", RowId),
         Column("sequence", RowId),
         Column("previous_sequence", RowId),
+        #: The job's row if it carries progress of a job, on unordered endpoints too.
+        Column("progress_of", RowId),
+        #: The event that took its place.
+        Column("superseded_by", RowId),
+        #: When its last attempt began; kept of progress only, whose interval it starts.
+        Column("attempted_at", UtcTime),
         #: Its lane has passed it after `order_hold_s`.
         Column("late", Boolean, nullable=False, server_default=text("false")),
         #: When its lane may pass it: set by the first failure.
@@ -55,15 +61,8 @@ def declare_deliveries(declaring: Declaring) -> dict[str, Table]:
         where="state = 'pending' AND due_at IS NULL AND NOT waiting",
     )
     declaring.index(deliveries, "deliveries_due", "due_at", where="state = 'pending' AND due_at IS NOT NULL")
-    declaring.index(deliveries, "deliveries_sending", "endpoint_row", where="state = 'sending'")
-    declaring.index(
-        deliveries,
-        "deliveries_in_lane",
-        "lane",
-        "endpoint_row",
-        where="state = 'sending' AND lane IS NOT NULL",
-        unique=True,
-    )
+    #: Also: one in flight per lane. (Where the lane is null, each is its own.)
+    declaring.index(deliveries, "deliveries_sending", "endpoint_row", "lane", where="state = 'sending'", unique=True)
     declaring.index(
         deliveries,
         "deliveries_lane_live",
@@ -85,6 +84,23 @@ def declare_deliveries(declaring: Declaring) -> dict[str, Table]:
         "deliveries_hold",
         "hold_until",
         where="state = 'pending' AND hold_until IS NOT NULL AND NOT late",
+    )
+    # Few rows: of a job and type one waits at each endpoint.
+    declaring.index(
+        deliveries,
+        "deliveries_progress",
+        "progress_of",
+        "endpoint_row",
+        "sequence",
+        where="state = 'pending' AND progress_of IS NOT NULL",
+    )
+    declaring.index(
+        deliveries,
+        "deliveries_progress_attempted",
+        "progress_of",
+        "endpoint_row",
+        "sequence",
+        where="progress_of IS NOT NULL AND attempts > 0",
     )
     attempts = Table(
         declaring.named("attempts"),

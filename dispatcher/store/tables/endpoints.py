@@ -1,5 +1,7 @@
 """Registered callback URLs: destination, endpoint, secrets, shared state and what matches them."""
 
+from typing import Any
+
 from sqlalchemy import Boolean, Column, Float, Integer, LargeBinary, Table, Text, UniqueConstraint, text
 
 from dispatcher.store.columns import RowId, UtcTime
@@ -14,6 +16,10 @@ def declare_endpoints(declaring: Declaring) -> dict[str, Table]:
         declaring.metadata,
         declaring.row_key(),
         Column("name", Text, nullable=False),
+        #: When a delivery to it was first answered 2xx; null: its callbacks are held to the limits of the unverified.
+        Column("verified_at", UtcTime),
+        # Failures to connect, and the tokens of the unverified.
+        *_learnt(),
         UniqueConstraint("name", name=f"uq_{declaring.prefix}destinations_name"),
         sqlite_autoincrement=True,
     )
@@ -35,6 +41,7 @@ def declare_endpoints(declaring: Declaring) -> dict[str, Table]:
         Column("profile", Text, nullable=False),
         Column("ordered", Boolean, nullable=False),
         Column("order_hold_s", Float),
+        Column("progress_interval_s", Float),
         Column("signature_header", Text),
         Column("signature_prefix", Text, nullable=False, server_default=""),
         Column("headers_sealed", LargeBinary),
@@ -46,6 +53,8 @@ def declare_endpoints(declaring: Declaring) -> dict[str, Table]:
         Column("metadata", Text, nullable=False, server_default="{}"),
         Column("job_id", Text),
         Column("expires_at", UtcTime),
+        #: A callback that was just registered: whether its job has settled is looked at beside the next fan-out.
+        Column("catch_up", Boolean, nullable=False, server_default=text("false")),
         Column("idempotency_key", Text),
         Column("request_digest", Text),
         Column("created_at", UtcTime, nullable=False, server_default=DatabaseNow()),
@@ -65,6 +74,20 @@ def declare_endpoints(declaring: Declaring) -> dict[str, Table]:
         unique=True,
     )
     declaring.index(endpoints, "endpoints_job", "tenant", "job_id", where="job_id IS NOT NULL")
+    declaring.index(endpoints, "endpoints_catch_up", "row_id", where="catch_up")
+    declaring.index(
+        endpoints,
+        "endpoints_open_callbacks",
+        "row_id",
+        where="job_id IS NOT NULL AND expires_at IS NULL AND status <> 'disabled'",
+    )
+    declaring.index(
+        endpoints,
+        "endpoints_expired_callbacks",
+        "updated_at",
+        where="job_id IS NOT NULL AND disabled_reason = 'expired' AND deleted_at IS NULL",
+    )
+    declaring.index(endpoints, "endpoints_disabled", "updated_at", where="status = 'disabled'")
     endpoint_secrets = Table(
         declaring.named("endpoint_secrets"),
         declaring.metadata,
@@ -77,6 +100,20 @@ def declare_endpoints(declaring: Declaring) -> dict[str, Table]:
         sqlite_autoincrement=True,
     )
     declaring.index(endpoint_secrets, "endpoint_secrets_endpoint", "endpoint_row")
+    #: A tenant's default secret, for its endpoints that have no row in `endpoint_secrets`.
+    tenant_secrets = Table(
+        declaring.named("tenant_secrets"),
+        declaring.metadata,
+        declaring.row_key(),
+        Column("tenant", Text, nullable=False),
+        Column("sealed", LargeBinary, nullable=False),
+        Column("created_at", UtcTime, nullable=False, server_default=DatabaseNow()),
+        #: As in `endpoint_secrets`.
+        Column("retires_at", UtcTime),
+        sqlite_autoincrement=True,
+    )
+    declaring.index(tenant_secrets, "tenant_secrets_tenant", "tenant")
+    declaring.index(tenant_secrets, "tenant_secrets_live", "tenant", where="retires_at IS NULL", unique=True)
     #: What dispatchers learn about an endpoint: failures in a row, pause, circuit, tokens of its rate limit.
     endpoint_state = Table(
         declaring.named("endpoint_state"),
@@ -88,17 +125,7 @@ def declare_endpoints(declaring: Declaring) -> dict[str, Table]:
             primary_key=True,
             autoincrement=False,
         ),
-        Column("failures_in_row", Integer, nullable=False, server_default="0"),
-        Column("backoff_failures", Integer, nullable=False, server_default="0"),
-        Column("backoff_delivery", RowId),
-        Column("backoff_several", Boolean, nullable=False, server_default=text("false")),
-        Column("paused_until", UtcTime),
-        #: Null: as many in flight as the endpoint allows. 1: one probe. More: slow start after an outage.
-        Column("ramp", Integer),
-        Column("last_success_at", UtcTime),
-        Column("first_failure_at", UtcTime),
-        Column("tokens", Float),
-        Column("tokens_at", UtcTime),
+        *_learnt(),
     )
     #: Which endpoints an event of a tenant (and job) goes to, by pattern; rows exist while the endpoint matches.
     subscriptions = Table(
@@ -121,6 +148,24 @@ def declare_endpoints(declaring: Declaring) -> dict[str, Table]:
         "destinations": destinations,
         "endpoints": endpoints,
         "endpoint_secrets": endpoint_secrets,
+        "tenant_secrets": tenant_secrets,
         "endpoint_state": endpoint_state,
         "subscriptions": subscriptions,
     }
+
+
+def _learnt() -> list[Column[Any]]:
+    """What dispatchers learn about an endpoint, and in the same columns about a destination."""
+    return [
+        Column("failures_in_row", Integer, nullable=False, server_default="0"),
+        Column("backoff_failures", Integer, nullable=False, server_default="0"),
+        Column("backoff_delivery", RowId),
+        Column("backoff_several", Boolean, nullable=False, server_default=text("false")),
+        Column("paused_until", UtcTime),
+        #: Null: as many in flight as the limits allow. 1: one probe. More: slow start after an outage.
+        Column("ramp", Integer),
+        Column("last_success_at", UtcTime),
+        Column("first_failure_at", UtcTime),
+        Column("tokens", Float),
+        Column("tokens_at", UtcTime),
+    ]

@@ -17,6 +17,8 @@ def declare_outbox(declaring: Declaring) -> dict[str, Table]:
         Column("type", Text, nullable=False),
         Column("data", Text, nullable=False),
         Column("job_id", Text),
+        #: Null: by its type, when it is fanned out.
+        Column("kind", Text),
         Column("timestamp", UtcTime, nullable=False, server_default=DatabaseNow()),
         Column("traceparent", Text),
         Column("created_at", UtcTime, nullable=False, server_default=DatabaseNow()),
@@ -47,6 +49,11 @@ def declare_outbox(declaring: Declaring) -> dict[str, Table]:
             "events_job_id",
             sqlite="job_id IS NULL OR (typeof(job_id) = 'text' AND length(job_id) BETWEEN 1 AND 255)",
             postgresql="length(job_id) BETWEEN 1 AND 255",
+        ),
+        *declaring.check(
+            "events_kind",
+            sqlite="kind IS NULL OR kind IN ('state', 'progress', 'terminal')",
+            postgresql="kind IN ('state', 'progress', 'terminal')",
         ),
         *declaring.check(
             "events_traceparent",
@@ -81,7 +88,9 @@ def declare_outbox(declaring: Declaring) -> dict[str, Table]:
         Column("tenant", Text, nullable=False),
         Column("job_id", Text, nullable=False),
         Column("last_sequence", RowId, nullable=False, server_default="0"),
+        #: When its first terminal event was fanned out, and which it is.
         Column("settled_at", UtcTime),
+        Column("settled_by", RowId),
         Column("updated_at", UtcTime, nullable=False, server_default=DatabaseNow()),
         UniqueConstraint("tenant", "job_id", name=f"uq_{declaring.prefix}jobs_job_id"),
         sqlite_autoincrement=True,
@@ -92,6 +101,8 @@ def declare_outbox(declaring: Declaring) -> dict[str, Table]:
         Column("job_row", RowId, primary_key=True, autoincrement=False),
         Column("sequence", RowId, primary_key=True, autoincrement=False),
         Column("event_row", RowId, nullable=False),
+        #: What it was fanned out as; null: state.
+        Column("kind", Text),
         sqlite_with_rowid=False,
     )
     declaring.index(job_events, "job_events_event", "event_row", unique=True)

@@ -38,12 +38,14 @@ def declare_running(declaring: Declaring) -> dict[str, Table]:
         Column("name", Text, primary_key=True),
         Column("next_run_at", UtcTime, nullable=False),
     )
-    #: One row: until when dispatchers are busy anyway, so that commits need not notify them.
+    #: One row: until when dispatchers are busy anyway, so that commits need not notify them; and until when some
+    #: process has readers who wait for a job's events, so that fan-outs do notify it.
     wakeup = Table(
         declaring.named("wakeup"),
         declaring.metadata,
         Column("row_id", Integer, primary_key=True, autoincrement=False),
         Column("busy_until", UtcTime),
+        Column("readers_until", UtcTime),
     )
     return {
         "api_keys": api_keys,

@@ -1,0 +1,155 @@
+"""Which secrets sign for an endpoint: its own, or else its tenant's default, which a rotation then changes for all."""
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection, delete, exists, insert, or_, select, update
+from sqlalchemy.sql.expression import ColumnElement
+
+from dispatcher.errors import Conflict
+from dispatcher.rules.secrets import Secret
+from dispatcher.states import EndpointStatus
+from dispatcher.store.keyring import KeyRing, Unreadable
+from dispatcher.store.tables import Tables
+from dispatcher.store.tables.declaring import insert_if_absent
+
+#: What a secret is sealed for.
+OWN = "secret"
+TENANTS = "tenant secret"
+
+#: How many sign at once, of those that overlap after several rotations: a header with hundreds no receiver takes.
+MOST_SIGNING = 8
+
+
+def store_own(
+    connection: Connection,
+    tables: Tables,
+    keyring: KeyRing,
+    endpoint_row: int,
+    secret: Secret,
+    now: datetime | ColumnElement[Any],
+) -> None:
+    """Gives an endpoint a secret of its own, beside those that it has."""
+    connection.execute(
+        insert(tables.endpoint_secrets).values(
+            endpoint_row=endpoint_row, sealed=keyring.seal(secret.text, OWN), created_at=now
+        )
+    )
+
+
+def has_default(connection: Connection, tables: Tables, tenant: str) -> bool:
+    """Whether the tenant has a default secret."""
+    kept = tables.tenant_secrets.c
+    return bool(connection.scalar(select(exists().where(kept.tenant == tenant, kept.retires_at.is_(None)))))
+
+
+def newest(connection: Connection, tables: Tables, keyring: KeyRing, endpoint_row: int) -> Secret:
+    """What an endpoint's receiver is to verify with: its own secret, or its tenant's. Raises `Unreadable`."""
+    own, of_tenant, e = tables.endpoint_secrets.c, tables.tenant_secrets.c, tables.endpoints.c
+    sealed = connection.scalar(
+        select(own.sealed).where(own.endpoint_row == endpoint_row).order_by(own.row_id.desc()).limit(1)
+    )
+    if sealed is not None:
+        return Secret(keyring.open(sealed, OWN))
+    sealed = connection.scalar(
+        select(of_tenant.sealed)
+        .join(tables.endpoints, e.tenant == of_tenant.tenant)
+        .where(e.row_id == endpoint_row)
+        .order_by(of_tenant.row_id.desc())
+        .limit(1)
+    )
+    if sealed is None:
+        raise Unreadable("an endpoint has no secret; rotate it to give it one")
+    return Secret(keyring.open(sealed, TENANTS))
+
+
+def signing(
+    connection: Connection, tables: Tables, keyring: KeyRing, endpoint_row: int, tenant: str, now: ColumnElement[Any]
+) -> list[tuple[Secret, datetime | None]]:
+    """The secrets that sign now, the newest first, up to `MOST_SIGNING`, each with when it stops.
+
+    Raises `Unreadable`.
+    """
+    own, of_tenant = tables.endpoint_secrets.c, tables.tenant_secrets.c
+    for kept, whose, purpose in (
+        (own, own.endpoint_row == endpoint_row, OWN),
+        (of_tenant, of_tenant.tenant == tenant, TENANTS),
+    ):
+        rows = connection.execute(
+            select(kept.sealed, kept.retires_at)
+            .where(whose, or_(kept.retires_at.is_(None), kept.retires_at > now))
+            .order_by(kept.retires_at.is_(None).desc(), kept.row_id.desc())
+            .limit(MOST_SIGNING)
+        ).all()
+        if rows:
+            return [(Secret.parse(keyring.open(sealed, purpose)), retires_at) for sealed, retires_at in rows]
+    raise Unreadable("an endpoint has no secret; rotate it to give it one")
+
+
+def rotate_own(
+    connection: Connection,
+    tables: Tables,
+    keyring: KeyRing,
+    endpoint_row: int,
+    new: Secret,
+    now: datetime,
+    overlap: timedelta,
+) -> None:
+    """The endpoint signs with `new`, and for the `overlap` with what it signed with before; its own from now on.
+
+    Its version is the caller's to raise.
+    """
+    kept = tables.endpoint_secrets
+    of_endpoint = kept.c.endpoint_row == endpoint_row
+    if not overlap:
+        connection.execute(delete(kept).where(of_endpoint))
+    else:
+        if connection.scalar(select(kept.c.row_id).where(of_endpoint).limit(1)) is None:
+            # Its tenant's until now: what of it signs goes on for the overlap, whatever the tenant does meanwhile.
+            former = newest(connection, tables, keyring, endpoint_row)
+            store_own(connection, tables, keyring, endpoint_row, former, now)
+        connection.execute(
+            update(kept).where(of_endpoint, kept.c.retires_at.is_(None)).values(retires_at=now + overlap)
+        )
+    store_own(connection, tables, keyring, endpoint_row, new, now)
+
+
+def rotate_default(
+    connection: Connection,
+    tables: Tables,
+    keyring: KeyRing,
+    tenant: str,
+    new: Secret,
+    now: datetime,
+    overlap: timedelta,
+) -> bool:
+    """The tenant's endpoints without a secret of their own sign with `new`, and for the `overlap` with the former.
+
+    Raises their version, so that every attempt that is begun after the commit follows. False, and nothing is changed,
+    when `new` is the tenant's default already. Raises `Conflict` where somebody else set one meanwhile.
+    """
+    kept, e = tables.tenant_secrets, tables.endpoints
+    live = (kept.c.tenant == tenant, kept.c.retires_at.is_(None))
+    current = connection.scalar(select(kept.c.sealed).where(*live).with_for_update())
+    if current is not None and keyring.open(current, TENANTS) == new.text:
+        return False
+    if overlap:
+        connection.execute(update(kept).where(*live).values(retires_at=now + overlap))
+    else:
+        connection.execute(delete(kept).where(kept.c.tenant == tenant))
+    made = connection.scalar(
+        insert_if_absent(connection, kept)
+        .values(tenant=tenant, sealed=keyring.seal(new.text, TENANTS), created_at=now)
+        .on_conflict_do_nothing()
+        .returning(kept.c.row_id)
+    )
+    if made is None:
+        raise Conflict("the tenant's secret was set by another request just now; ask again to set this one")
+    if current is not None:
+        own = exists().where(tables.endpoint_secrets.c.endpoint_row == e.c.row_id)
+        connection.execute(
+            update(e)
+            .where(e.c.tenant == tenant, e.c.status != EndpointStatus.DISABLED, e.c.deleted_at.is_(None), ~own)
+            .values(version=e.c.version + 1)
+        )
+    return True
