@@ -16,6 +16,7 @@ from dispatcher.errors import (
     NotFound,
     SchemaError,
     StoreUnavailable,
+    TooManyReaders,
     VerificationError,
 )
 from dispatcher.version import VERSION
@@ -23,6 +24,7 @@ from dispatcher.version import VERSION
 if TYPE_CHECKING:
     from dispatcher.engine.dispatcher import Dispatcher
     from dispatcher.outbox.callbacks import Callback, register_callback
+    from dispatcher.outbox.job_links import JobLink, job_link
     from dispatcher.outbox.publish import publish
     from dispatcher.rules.verifying import verify
     from dispatcher.store.sqlite_engine import prepare_sqlite
@@ -33,6 +35,8 @@ __version__ = VERSION
 _HOMES = {
     "Callback": "dispatcher.outbox.callbacks",
     "Dispatcher": "dispatcher.engine.dispatcher",
+    "JobLink": "dispatcher.outbox.job_links",
+    "job_link": "dispatcher.outbox.job_links",
     "prepare_sqlite": "dispatcher.store.sqlite_engine",
     "publish": "dispatcher.outbox.publish",
     "register_callback": "dispatcher.outbox.callbacks",
@@ -48,11 +52,14 @@ __all__ = [
     "DispatcherError",
     "IdempotencyConflict",
     "InvalidField",
+    "JobLink",
     "NotFound",
     "SchemaError",
     "StoreUnavailable",
+    "TooManyReaders",
     "VerificationError",
     "__version__",
+    "job_link",
     "prepare_sqlite",
     "publish",
     "register_callback",

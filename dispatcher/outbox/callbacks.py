@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection, select
 
-from dispatcher.errors import ConfigurationError, InvalidField
+from dispatcher.errors import ConfigurationError, Conflict, InvalidField
 from dispatcher.ids import Kind, public_id
 from dispatcher.outbox.events import check_text
 from dispatcher.outbox.publish import producer_settings
@@ -19,6 +19,7 @@ from dispatcher.store.deployment import egress_rules, open_keyring
 from dispatcher.store.endpoint_fields import EndpointFields, endpoint_defaults
 from dispatcher.store.endpoint_rows import NewEndpoint, callback_row, insert_endpoint
 from dispatcher.store.keyring import KeyRing
+from dispatcher.store.signing_secrets import newest
 from dispatcher.store.tables import DatabaseNow, Tables, tables
 from dispatcher.store.urls import parse_database_url
 
@@ -28,13 +29,18 @@ _LONGEST = timedelta(days=3650)
 class Callback:
     """A registered callback URL: its endpoint's id, and the secret that the client verifies with."""
 
-    def __init__(self, endpoint_id: str, secret: Secret) -> None:
+    def __init__(self, endpoint_id: str) -> None:
         self.endpoint_id = endpoint_id
-        self._secret = secret
+        self._secret: Secret | None = None
 
     @property
     def secret(self) -> str:
-        """What a receiver pastes. After the flush of a repeated registration it is the one stored first."""
+        """What a receiver pastes: given, made, its tenant's default, or the one stored first.
+
+        Which of them, only the database knows: raises `Conflict` before the session has flushed.
+        """
+        if self._secret is None:
+            raise Conflict("the secret is known once the callback is written: read it after the flush or the commit")
         return self._secret.text
 
     def __repr__(self) -> str:
@@ -61,7 +67,8 @@ def register_callback(
 ) -> Callback:
     """Registers a URL that gets this job's events, in the caller's transaction; no await, no commit.
 
-    `fields` are an endpoint's own: `event_types`, `profile`, `signature_header`, … Without a `secret` one is made.
+    `fields` are an endpoint's own: `event_types`, `profile`, `signature_header`, … Without a `secret` it is the
+    tenant's default, or one that is made.
     The same tenant, job and URL again is the same endpoint, as it stands. The URL's syntax, scheme, port and
     literal address are vetted now, its name when it is connected to.
 
@@ -85,11 +92,12 @@ def register_callback(
         tenant=tenant,
         url=vetted,
         secret=chosen,
+        takes_default=secret is None,
         job_id=job_id,
         **{**endpoint_defaults(settings), **given},
     )
     declared = tables(settings.schema_name, settings.table_prefix)
-    callback = Callback(public_id(Kind.ENDPOINT, new.row_id), chosen)
+    callback = Callback(public_id(Kind.ENDPOINT, new.row_id))
 
     def write(connection: Connection) -> None:
         if not settings.secret_keys:
@@ -111,13 +119,9 @@ def _write(
     now = connection.execute(select(DatabaseNow())).scalar_one()
     if expires_in is not None:
         new = replace(new, expires_at=now + expires_in)
-    if not insert_endpoint(connection, declared, keyring, new, now):
-        s = declared.endpoint_secrets.c
-        sealed = connection.execute(
-            select(s.sealed).where(s.endpoint_row == new.row_id, s.retires_at.is_(None)).order_by(s.row_id.desc())
-        ).scalar()
-        if sealed is not None:
-            callback._secret = Secret.parse(keyring.open(sealed, "secret"))
+    inserted = insert_endpoint(connection, declared, keyring, new, now)
+    own = inserted and not new.takes_default
+    callback._secret = new.secret if own else newest(connection, declared, keyring, new.row_id)
 
 
 def _check_is_text(field: str, value: object) -> None:

@@ -14,6 +14,7 @@ from dispatcher.errors import IdempotencyConflict, InvalidField, TooLargeField
 from dispatcher.ids import EVENT_ID, event_id_for_key, new_event_id
 from dispatcher.rules.event_types import check_type
 from dispatcher.rules.json_text import same
+from dispatcher.states import EventKind
 from dispatcher.store.tables import Tables
 from dispatcher.units import format_size
 
@@ -33,6 +34,7 @@ class NewEvent:
     #: Compact JSON text.
     data: str
     job_id: str | None
+    kind: EventKind | None
     timestamp: datetime | None
     traceparent: str | None
     #: The field that its id follows from, where an event of this id may exist already with the same content.
@@ -44,7 +46,10 @@ class NewEvent:
     def warnings(self) -> list[str]:
         """What is legal and unwise."""
         size = len(self.data.encode())
-        return [f"data is {size} bytes; some receivers refuse bodies above 20 kB"] if size > WARN_ABOVE else []
+        found = [f"data is {size} bytes; some receivers refuse bodies above 20 kB"] if size > WARN_ABOVE else []
+        if self.job_id is None and self.kind not in (None, EventKind.STATE):
+            found.append(f"kind {self.kind} has no effect without a job_id")
+        return found
 
 
 def new_event(
@@ -54,6 +59,7 @@ def new_event(
     max_payload: int,
     at: str = "",
     job_id: str | None = None,
+    kind: str | None = None,
     tenant: str = "default",
     id: str | None = None,
     timestamp: datetime | str | None = None,
@@ -76,6 +82,7 @@ def new_event(
     check_text("tenant", tenant, 128)
     if job_id is not None:
         check_text("job_id", job_id, 255)
+    chosen_kind = None if kind is None else check_kind(kind)
     if idempotency_key is not None:
         check_text("idempotency_key", idempotency_key, 255)
     if traceparent is not None:
@@ -90,6 +97,7 @@ def new_event(
         type=type,
         data=data,
         job_id=job_id,
+        kind=chosen_kind,
         timestamp=None if timestamp is None else check_timestamp(timestamp),
         traceparent=traceparent,
         repeatable="id" if id is not None else "idempotency_key" if idempotency_key is not None else None,
@@ -133,14 +141,14 @@ def _same_or_conflict(
     there = {
         (row.tenant, row.id): row
         for row in connection.execute(
-            select(e.tenant, e.id, e.type, e.job_id, e.data, e.timestamp, e.created_at).where(
+            select(e.tenant, e.id, e.type, e.job_id, e.kind, e.data, e.timestamp, e.created_at).where(
                 tuple_(e.tenant, e.id).in_(keys)
             )
         )
     }
     for event in events:
         row = there[event.tenant, event.id]
-        if not same_content(event, row.type, row.job_id, row.data, row.timestamp):
+        if not same_content(event, row.type, row.job_id, row.kind, row.data, row.timestamp):
             raise IdempotencyConflict(
                 f"{event.at}{event.repeatable or 'id'}: event {event.id} exists already with other content;"
                 f" use a fresh {event.repeatable or 'id'}"
@@ -148,11 +156,14 @@ def _same_or_conflict(
     return {key: row.created_at for key, row in there.items()}
 
 
-def same_content(event: NewEvent, type: str, job_id: str | None, data: str, timestamp: datetime) -> bool:
-    """Whether a stored event says the same: type, job, data as parsed JSON, and the timestamp where one is given."""
+def same_content(
+    event: NewEvent, type: str, job_id: str | None, kind: str | None, data: str, timestamp: datetime
+) -> bool:
+    """Whether a stored event says the same: type, job, kind, data as parsed JSON, and the timestamp if one is given."""
     return (
         event.type == type
         and event.job_id == job_id
+        and event.kind == kind
         and (event.timestamp is None or event.timestamp == timestamp)
         and (event.data == data or same(event.data, data))
     )
@@ -165,6 +176,7 @@ def _row(event: NewEvent, now: datetime | None) -> dict[str, Any]:
         "type": event.type,
         "data": event.data,
         "job_id": event.job_id,
+        "kind": event.kind,
         "traceparent": event.traceparent,
     }
     if event.timestamp is not None or now is not None:
@@ -192,6 +204,13 @@ def check_event_id(value: object) -> str:
     if not isinstance(value, str) or not EVENT_ID.match(value):
         raise InvalidField("id", "must be 1 to 128 of the characters A-Z a-z 0-9 _ -")
     return value
+
+
+def check_kind(value: object) -> EventKind:
+    """The kind, if it is one. Raises `InvalidField`."""
+    if not isinstance(value, str) or value not in list(EventKind):
+        raise InvalidField("kind", f"must be one of {', '.join(EventKind)}")
+    return EventKind(value)
 
 
 def check_traceparent(value: object) -> str:

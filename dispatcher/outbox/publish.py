@@ -2,6 +2,7 @@
 
 from datetime import datetime
 from functools import cache
+from typing import Literal
 
 from dispatcher.outbox.events import insert_events, new_event
 from dispatcher.outbox.session import Bind, Unit, join
@@ -23,6 +24,7 @@ def publish(
     *,
     job_id: str | None = None,
     tenant: str = "default",
+    kind: Literal["state", "progress", "terminal"] | None = None,
     id: str | None = None,
     timestamp: datetime | None = None,
     traceparent: str | None = None,
@@ -35,9 +37,11 @@ def publish(
     `await connection.run_sync(publish, …)`. Committed, the event is delivered; rolled back, it never was. With a
     session the row is written when the session flushes.
 
-    `data` is anything that JSON can say. The same `idempotency_key` (or `id`) with the same content gives the same
-    id and one event; with other content `IdempotencyConflict`, at the latest when the session flushes. `bind` names
-    the outbox's engine for sessions with several. Raises `InvalidField`, `ConfigurationError`.
+    `kind` says what it does to its job's progress that waits: `progress` takes the place of older progress, `terminal`
+    of all; without it the type decides. `data` is anything that JSON can say. The same `idempotency_key` (or `id`)
+    with the same content gives the same id and one event; with other content `IdempotencyConflict`, at the latest when
+    the session flushes. `bind` names the outbox's engine for sessions with several. Raises `InvalidField`,
+    `ConfigurationError`.
     """
     settings = producer_settings()
     event = new_event(
@@ -46,6 +50,7 @@ def publish(
         max_payload=settings.max_payload,
         job_id=job_id,
         tenant=tenant,
+        kind=kind,
         id=id,
         timestamp=timestamp,
         traceparent=traceparent,

@@ -62,6 +62,7 @@ async def test_a_registration_that_is_rolled_back_never_was(
 async def test_it_can_be_registered_again_after_its_transaction_rolled_back(outpost: Outpost, engine: Engine) -> None:
     with Session(engine) as session:
         lost = register_callback(session, job_id="job_1", url=URL)
+        session.flush()
         session.rollback()
         kept = register_callback(session, job_id="job_1", url=URL)
         session.commit()

@@ -7,7 +7,7 @@ from sqlalchemy import Engine
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import Session
 
-from dispatcher import ConfigurationError, InvalidField, register_callback
+from dispatcher import ConfigurationError, Conflict, InvalidField, register_callback
 from dispatcher.outbox.callbacks import producer_keyring
 from dispatcher.outbox.publish import producer_settings
 from tests.outpost import Outpost
@@ -39,6 +39,16 @@ async def test_the_same_job_and_url_again_is_the_same_endpoint_as_it_stands(
     assert (second.endpoint_id, second.secret) == (first.endpoint_id, first.secret)
     assert await outpost.count("endpoints") == 1
     assert await outpost.count("endpoint_secrets") == 1
+
+
+async def test_its_secret_is_not_told_before_it_is_known(engine: Engine) -> None:
+    with Session(engine) as session, session.begin():
+        callback = register_callback(session, job_id="job_1", url=URL)
+        with pytest.raises(Conflict, match="after the flush"):
+            print(callback.secret)
+        session.flush()
+        early = callback.secret
+    assert callback.secret == early
 
 
 async def test_it_expires_when_it_is_told_to(outpost: Outpost, engine: Engine) -> None:

@@ -23,6 +23,8 @@ def event(**given: Any) -> NewEvent:
         ("tenant", None),
         ("job_id", 5),
         ("job_id", "a\x00"),
+        ("kind", 5),
+        ("kind", "STATE"),
         ("id", 7),
         ("id", "ends-in-a-line-break\n"),
         ("idempotency_key", b"key"),

@@ -105,6 +105,8 @@ WRONG: list[dict[str, Any]] = [
     {"tenant": ""},
     {"job_id": ""},
     {"job_id": "a" * 256},
+    {"kind": ""},
+    {"kind": "Progress"},
     {"traceparent": "00-x"},
     {"traceparent": "00-" + "a" * 32 + "-" + "b" * 16 + "-01\r\nx: y"},
 ]
@@ -123,9 +125,9 @@ async def test_what_is_wrong_is_refused_in_the_producers_own_transaction(outpost
         assert connection.execute(text("SELECT count(*) FROM my_jobs")).scalar_one() == 0
 
 
-@pytest.mark.parametrize("column", ["id", "tenant", "type", "data", "job_id", "traceparent"])
+@pytest.mark.parametrize("column", ["id", "tenant", "type", "data", "job_id", "kind", "traceparent"])
 async def test_bytes_are_no_text_on_sqlite(sqlite_outpost: Outpost, column: str) -> None:
-    values = {"data": b'{"n":1}', "traceparent": b"00-" + b"a" * 32 + b"-" + b"b" * 16 + b"-01"}
+    values = {"data": b'{"n":1}', "traceparent": b"00-" + b"a" * 32 + b"-" + b"b" * 16 + b"-01", "kind": b"state"}
     with pytest.raises(DBAPIError, match=f"ck_events_{column}"):
         _insert(create_engine(sync_url(sqlite_outpost), poolclass=NullPool), **{column: values.get(column, b"abc")})
 
