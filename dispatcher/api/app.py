@@ -1,7 +1,9 @@
 """The application: the table's routes, behind one way in that authenticates, reads, calls and answers."""
 
+import asyncio
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager
 from functools import cache
 from http import HTTPStatus
 from traceback import format_tb
@@ -16,11 +18,12 @@ from dispatcher.api.auth import Forbidden, KeyCache, tenant_scope
 from dispatcher.api.problems import INTERNAL, problem, problem_of
 from dispatcher.api.queries import read_query
 from dispatcher.api.request_body import read_body
-from dispatcher.api.route import Call, Door, Reply, Route, Scope
+from dispatcher.api.route import Call, Client, Door, Reply, Route, Scope, Stream
 from dispatcher.api.table import ROUTES
-from dispatcher.errors import InvalidField, NotFound
+from dispatcher.errors import DispatcherError, InvalidField, NotFound
 from dispatcher.logs import logger
 from dispatcher.metrics import registry
+from dispatcher.service.job_readers import JobReaders
 from dispatcher.service.keys import Caller
 from dispatcher.store.deployment import Deployment
 
@@ -29,6 +32,10 @@ _ROUTE = web.RequestKey("route", Route)
 _REQUEST_ID = web.RequestKey("request_id", str)
 _REQUEST_ID_TEXT = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,253}[\x21-\x7e])?")
+#: A client that reads nothing of a stream for so long is let go, in seconds.
+STALLED_S = 60.0
+#: And for so long when the process ends.
+LEAVING_S = 1.0
 _BODY_METHODS = frozenset({"POST", "PATCH", "PUT"})
 
 #: The methods of each path without parameters.
@@ -53,16 +60,21 @@ def create_app(
     admin_key: str,
     metrics: CollectorRegistry = registry,
     on_published: Callable[[], None] | None = None,
+    readers: JobReaders | None = None,
 ) -> web.Application:
     """The API on a deployment, with no dispatcher inside.
 
     `on_published` is called after each commit that may have made work: published events, a redelivery, a resume.
+    `readers` are those whom a dispatcher in this process wakes; they are let go when the application shuts down.
     """
     document, page = _documentation()
+    followers = readers or JobReaders(deployment)
     door = Door(
         deployment=deployment,
         keys=KeyCache(deployment, admin_key),
         registry=metrics,
+        readers=followers,
+        writing=set(),
         wake=on_published or _nobody,
         openapi=document,
         docs=page.html,
@@ -79,10 +91,22 @@ def create_app(
         is_page = response.content_type == "text/html"
         response.headers["Content-Security-Policy"] = page.policy if is_page else _API_POLICY
         response.headers["Cache-Control"] = "no-cache" if request.path in ("/docs", "/openapi.json") else "no-store"
+        if _by_link(request):
+            # Whoever has the link may read the job, so a page of any origin may read it with the link. Keys and
+            # cookies of ours never travel this way: `*` allows no credentials, and a header with a key is preflighted.
+            response.headers["Access-Control-Allow-Origin"] = "*"
         if _REQUEST_ID in request:
             response.headers["X-Request-Id"] = request[_REQUEST_ID]
 
+    async def let_readers_go(app: web.Application) -> None:
+        await followers.close()
+        # Who takes nothing must not keep the process from its end.
+        for transport in list(door.writing):
+            transport.abort()
+
     app.on_response_prepare.append(add_headers)
+    # Before the server waits for what is being answered.
+    app.on_shutdown.append(let_readers_go)
     return app
 
 
@@ -96,13 +120,21 @@ def _nobody() -> None:
     """Nobody in this process wants to know."""
 
 
-def _handler(route: Route, door: Door) -> Callable[[web.Request], Awaitable[web.Response]]:
-    async def handle(request: web.Request) -> web.Response:
+def _by_link(request: web.BaseRequest) -> bool:
+    route = request.get(_ROUTE)
+    return route is not None and route.linked and "token" in request.query
+
+
+def _handler(route: Route, door: Door) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    async def handle(request: web.Request) -> web.StreamResponse:
         request[_ROUTE] = route
         if route.parameters and request.path in _METHODS:
             # `/v1/events/batch` is no event's id, though its pattern would take it for one.
             raise web.HTTPMethodNotAllowed(request.method, _METHODS[request.path])
-        return _response(await _serve(request, route, door))
+        reply = await _serve(request, route, door)
+        if isinstance(reply.content, Stream):
+            return await _stream(request, reply, reply.content, door)
+        return _response(reply)
 
     return handle
 
@@ -110,7 +142,7 @@ def _handler(route: Route, door: Door) -> Callable[[web.Request], Awaitable[web.
 async def _serve(request: web.Request, route: Route, door: Door) -> Reply:
     caller = None
     if route.scope is not Scope.PUBLIC:
-        caller = await door.keys.caller(request.headers.get("Authorization"))
+        caller = await _caller(request, route, door)
         if route.scope is Scope.ADMIN and not caller.admin:
             raise Forbidden("this wants the admin key; the key that was sent is a tenant's")
     query = read_query(request.query, route.query)
@@ -124,8 +156,21 @@ async def _serve(request: web.Request, route: Route, door: Door) -> Reply:
         path={name: _path_text(name, request.match_info[name]) for name in route.parameters},
         idempotency_key=_idempotency_key(request) if route.idempotent else None,
         accept=request.headers.get("Accept", ""),
+        client=Client(
+            last_event_id=request.headers.get("Last-Event-ID"),
+            by_link=caller is not None and caller.job_id is not None,
+            gone=lambda: request.transport is None or request.transport.is_closing(),
+            check=lambda: _caller(request, route, door),
+        ),
     )
     return await route.handler(call)
+
+
+async def _caller(request: web.Request, route: Route, door: Door) -> Caller:
+    authorization = request.headers.get("Authorization")
+    if not route.linked:
+        return await door.keys.caller(authorization)
+    return await door.keys.caller(authorization, token=request.query.get("token"), job_id=request.match_info["job_id"])
 
 
 def _tenant(caller: Caller, in_query: str | None, body: object) -> str | None:
@@ -161,10 +206,57 @@ def _response(reply: Reply) -> web.Response:
             return web.Response(status=reply.status, headers=headers)
         case bytes() as raw:
             body = raw
+        case Stream():
+            raise TypeError("a stream is sent part by part")
         case model:
             body = model.json_bytes()
     headers.setdefault("Content-Type", "application/json")
     return web.Response(status=reply.status, body=body, headers=headers)
+
+
+async def _stream(request: web.Request, reply: Reply, stream: Stream, door: Door) -> web.StreamResponse:
+    response = web.StreamResponse(status=reply.status, headers=reply.headers)
+    if request.method == "HEAD":
+        return response
+    await response.prepare(request)
+    try:
+        async with aclosing(stream.parts):
+            async for part in stream.parts:
+                if door.readers.closing:
+                    break
+                # Returns when the client has read most of what was written: nothing piles up here.
+                async with _being_read(request, door):
+                    await response.write(part)
+                del part
+        async with _being_read(request, door):
+            await response.write_eof()
+    except (ConnectionError, TimeoutError, DispatcherError) as error:
+        # It went, stalled, lost its right, or the database is away: it comes back with `Last-Event-ID`, or not.
+        _log.debug("api.stream_ended", request_id=request[_REQUEST_ID], error=type(error).__name__)
+        _cut(request)
+    except Exception as error:  # noqa: BLE001 - the answer has begun, so that no problem can be sent any more
+        _log_fault(error, request, request.get(_ROUTE))
+        _cut(request)
+    return response
+
+
+@asynccontextmanager
+async def _being_read(request: web.Request, door: Door) -> AsyncGenerator[None]:
+    """Something is written to the client meanwhile. Raises `TimeoutError` when it takes nothing for `STALLED_S`."""
+    transport = request.transport
+    if transport is None:
+        raise ConnectionResetError("the client is gone")
+    door.writing.add(transport)
+    try:
+        async with asyncio.timeout(LEAVING_S if door.readers.closing else STALLED_S):
+            yield
+    finally:
+        door.writing.discard(transport)
+
+
+def _cut(request: web.Request) -> None:
+    if request.transport is not None:
+        request.transport.abort()
 
 
 @web.middleware

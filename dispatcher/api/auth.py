@@ -1,12 +1,14 @@
-"""Who calls: a Bearer key becomes a caller, and a caller's named tenant becomes the scope of the request."""
+"""Who calls: a Bearer key or a job's link becomes a caller, and its named tenant the scope of the request."""
 
 import hmac
 from collections import OrderedDict
 from dataclasses import dataclass
 from hashlib import sha256
 
-from dispatcher.errors import CallerError, InvalidField
-from dispatcher.service import keys
+from dispatcher.clock import rfc3339
+from dispatcher.errors import CallerError, InvalidField, NotFound
+from dispatcher.rules import job_links
+from dispatcher.service import jobs, keys
 from dispatcher.service.keys import Caller
 from dispatcher.store.deployment import Deployment
 
@@ -39,8 +41,12 @@ class KeyCache:
         self._admin = sha256(admin_key.encode()).digest()
         self._known: OrderedDict[bytes, _Known] = OrderedDict()
 
-    async def caller(self, authorization: str | None) -> Caller:
-        """The caller of an `Authorization` header. Raises `Unauthenticated`."""
+    async def caller(self, authorization: str | None, *, token: str | None = None, job_id: str | None = None) -> Caller:
+        """The caller of an `Authorization` header; where a link of `job_id` opens what is asked for, also that of a
+        link, in the header or as `token`. Raises `Unauthenticated`, and `NotFound` under another job's link.
+        """
+        if authorization is None and token is not None:
+            return self._by_link(token, job_id)
         if authorization is None:
             raise Unauthenticated("no API key: send the header `Authorization: Bearer KEY`")
         scheme, _, presented = authorization.partition(" ")
@@ -51,6 +57,8 @@ class KeyCache:
         digest = sha256(presented.encode(errors="surrogateescape")).digest()
         if hmac.compare_digest(digest, self._admin):
             return _ADMIN
+        if presented.startswith(job_links.PREFIX):
+            return self._by_link(presented, job_id)
         now = self._deployment.clock.monotonic()
         known = self._known.get(digest)
         if known is not None and now < known.until:
@@ -66,6 +74,18 @@ class KeyCache:
         while len(self._known) > _CACHED_KEYS:
             self._known.popitem(last=False)
         return caller
+
+    def _by_link(self, token: str, job_id: str | None) -> Caller:
+        link = jobs.read_link(self._deployment, token)
+        if link is None:
+            raise Unauthenticated("this is no link to a job that was made here, or not all of it was sent")
+        if job_id is None:
+            raise Unauthenticated("this is a link to a job: it opens GET /v1/jobs/{job_id}/events, nothing else")
+        if link.expires_at <= self._deployment.clock.now():
+            raise Unauthenticated(f"this link expired at {rfc3339(link.expires_at)}; ask whoever gave it for a new one")
+        if link.job_id != job_id:
+            raise NotFound("this link leads to another job than the one that the path names")
+        return Caller(tenant=link.tenant, admin=False, job_id=link.job_id)
 
     def forget(self) -> None:
         """Asks the database again about every key; a revocation then holds at once in this process."""

@@ -145,9 +145,11 @@ def _answer(status: str, response: dict[str, Any]) -> str:
             f"<a href='#problem-{kind.name}'>{kind.name}</a>" for kind in KINDS if name == f"Problem{kind.status}"
         )
         return f"<tr><td class='bad'>{status}</td><td>{kinds}</td></tr>"
-    shape = ""
-    for media_type, content in response.get("content", {}).items():
-        shape = f" {type_text(content['schema'])}" if media_type == "application/json" else f" {escape(media_type)}"
+    shapes = (
+        type_text(content["schema"]) if media_type == "application/json" else escape(media_type)
+        for media_type, content in response.get("content", {}).items()
+    )
+    shape = f" {' · '.join(shapes)}".rstrip()
     kind = "ok" if status.startswith("2") else "bad"
     return f"<tr><td class='{kind}'>{status}</td><td>{prose(response['description'])}{shape}</td></tr>"
 

@@ -223,8 +223,8 @@ ROUTES: tuple[Route, ...] = (
         tag=_TAG,
         operation="rotateEndpointSecret",
         summary="Rotate the secret",
-        description="Both secrets sign during `overlap_s` (default: a day); the legacy header carries the old one's"
-        " value until it ends. `overlap_s: 0` switches at once.",
+        description="Both secrets sign during `overlap_s` (default: a day); the additional signature header carries"
+        " the old one's value until it ends. `overlap_s: 0` switches at once.",
         handler=rotate_secret,
         query=TenantQuery,
         body=RotateSecret,

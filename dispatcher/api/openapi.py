@@ -56,7 +56,14 @@ def document(routes: Sequence[Route]) -> dict[str, Any]:
             "schemas": definitions,
             "responses": dict(_problem_responses(schemas[Problem, "serialization"])),
             "securitySchemes": {
-                "key": {"type": "http", "scheme": "bearer", "description": "The admin key, or a tenant's key."}
+                "key": {"type": "http", "scheme": "bearer", "description": "The admin key, or a tenant's key."},
+                "link": {
+                    "type": "apiKey",
+                    "in": "query",
+                    "name": "token",
+                    "description": "The token of a job's link; it opens what is about that job, and may be sent as"
+                    " Bearer key too.",
+                },
             },
         },
     }
@@ -96,7 +103,7 @@ def _operation(route: Route, schemas: _Schemas) -> dict[str, Any]:
         "summary": route.summary,
         "parameters": _parameters(route),
         "responses": _responses(route, schemas),
-        "security": [] if route.scope is Scope.PUBLIC else [{"key": []}],
+        "security": _security(route),
     }
     if route.description:
         operation["description"] = route.description
@@ -108,6 +115,12 @@ def _operation(route: Route, schemas: _Schemas) -> dict[str, Any]:
         content = {"schema": schema, "example": route.example}
         operation["requestBody"] = {"required": required, "content": {"application/json": content}}
     return operation
+
+
+def _security(route: Route) -> list[dict[str, list[str]]]:
+    if route.scope is Scope.PUBLIC:
+        return []
+    return [{"key": []}, {"link": []}] if route.linked else [{"key": []}]
 
 
 def _parameters(route: Route) -> list[dict[str, Any]]:
@@ -156,6 +169,8 @@ def _responses(route: Route, schemas: _Schemas) -> dict[str, Any]:
         elif status != 204:
             kind = "object" if answer.media_type == "application/json" else "string"
             response["content"] = {answer.media_type: {"schema": {"type": kind}}}
+        if answer.stream_type is not None:
+            response.setdefault("content", {})[answer.stream_type] = {"schema": {"type": "string"}}
         if answer.location:
             response["headers"] = {"Location": {"description": "Where it is.", "schema": {"type": "string"}}}
         responses[str(status)] = response
@@ -173,6 +188,7 @@ def _problem_responses(schema: dict[str, Any]) -> Iterable[tuple[str, dict[str, 
         described = " ".join(f"{kind.title}: {kind.remedy}" for kind in kinds)
         headers = {
             401: {"WWW-Authenticate": {"description": "`Bearer`", "schema": {"type": "string"}}},
+            429: {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}}},
             503: {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}}},
         }.get(status)
         response: dict[str, Any] = {"description": described or HTTPStatus(status).phrase, "content": content}

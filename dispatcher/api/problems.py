@@ -21,11 +21,12 @@ from dispatcher.errors import (
     NotFound,
     StoreUnavailable,
     TooLargeField,
+    TooManyReaders,
 )
 from dispatcher.service.models import UnreadableJson
 
 MEDIA_TYPE = "application/problem+json"
-#: Seconds after which a caller may try again when the database does not answer.
+#: Seconds after which a caller may try again when the database does not answer, or readers are too many.
 RETRY_AFTER_S = 5
 #: How many refused fields one answer names.
 MOST_FIELDS = 50
@@ -85,6 +86,9 @@ IDEMPOTENCY = Kind(
 TOO_LARGE = Kind("too-large", 413, "The body is too large", "Send less, or raise DISPATCHER_MAX_PAYLOAD for events.")
 CONTENT_TYPE = Kind("content-type", 415, "The body is not declared as JSON", "Send `Content-Type: application/json`.")
 INVALID_FIELD = Kind("invalid-field", 422, "A field or parameter is refused", "`errors` names each, and the remedy.")
+TOO_MANY_READERS = Kind(
+    "too-many-readers", 429, "Too many wait for jobs' events", "Try again later, or ask without `wait`."
+)
 INTERNAL = Kind("internal", 500, "A fault of the service", "It is logged under the answer's `X-Request-Id`.")
 UNAVAILABLE = Kind("unavailable", 503, "The database does not answer", "Nothing was done; try again a little later.")
 
@@ -100,6 +104,7 @@ KINDS = (
     TOO_LARGE,
     CONTENT_TYPE,
     INVALID_FIELD,
+    TOO_MANY_READERS,
     INTERNAL,
     UNAVAILABLE,
 )
@@ -114,6 +119,7 @@ _BY_ERROR: tuple[tuple[type[DispatcherError], Kind], ...] = (
     (Conflict, CONFLICT),
     (TooLarge, TOO_LARGE),
     (WrongContentType, CONTENT_TYPE),
+    (TooManyReaders, TOO_MANY_READERS),
     (StoreUnavailable, UNAVAILABLE),
 )
 _BY_STATUS = {kind.status: kind for kind in (BAD_REQUEST, NOT_FOUND, WRONG_METHOD, TOO_LARGE)}
@@ -145,7 +151,7 @@ def _headers(kind: Kind) -> dict[str, str]:
     match kind.name:
         case "unauthenticated":
             return {"WWW-Authenticate": 'Bearer realm="dispatcher"'}
-        case "unavailable":
+        case "unavailable" | "too-many-readers":
             return {"Retry-After": str(RETRY_AFTER_S)}
         case _:
             return {}
@@ -177,7 +183,7 @@ def invalid_fields(problems: tuple[FieldProblem, ...], route: Route | None, kind
 
 
 def _place(field: str, route: Route | None) -> Literal["body", "query", "header"]:
-    if field == "Idempotency-Key":
+    if field in ("Idempotency-Key", "Last-Event-ID"):
         return "header"
     in_body = route is not None and route.body is not None
     return "body" if in_body and not field.startswith("?") else "query"

@@ -6,7 +6,9 @@ from multidict import MultiMapping
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dispatcher.errors import FieldProblem, InvalidField, InvalidFields
+from dispatcher.rules.job_links import LONGEST_TOKEN
 from dispatcher.service.fields import Moment
+from dispatcher.service.jobs import LARGEST_SEQUENCE, LONGEST_WAIT_S
 from dispatcher.states import DeliveryState, EndpointStatus, Reason
 from dispatcher.store.endpoint_fields import invalid_fields, vetted
 
@@ -82,6 +84,31 @@ class DeadLettersQuery(PageQuery):
     since: Annotated[Moment | None, Field(description="Only what was given up at or after this time.")] = None
     until: Annotated[Moment | None, Field(description="Only what was given up before this time.")] = None
     redelivered: Annotated[bool | None, Field(description="Whether it was redelivered since.")] = None
+
+
+class JobEventsQuery(TenantQuery):
+    """Parameters of a job's events."""
+
+    token: Annotated[
+        str | None,
+        Field(max_length=LONGEST_TOKEN, description="A link's token, in place of a key.", repr=False),
+    ] = None
+    after: Annotated[
+        int, Field(ge=0, le=LARGEST_SEQUENCE, description="Only events with a higher `sequence`; 0: all.")
+    ] = 0
+    wait: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=LONGEST_WAIT_S,
+            allow_inf_nan=False,
+            description="Seconds to wait for an event where there is none yet.",
+        ),
+    ] = 0.0
+    limit: Annotated[int, Field(ge=1, le=200, description="The most events to answer; a stream has no limit.")] = 50
+    named: Annotated[
+        bool, Field(description="Of a stream: give each message its event's type as name, which `onmessage` ignores.")
+    ] = False
 
 
 class StatsQuery(TenantQuery):

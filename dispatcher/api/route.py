@@ -1,6 +1,7 @@
 """What a route is: the words in which the API's table is written, and what a handler is given and gives back."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from asyncio import Transport
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Generic, TypeVar
@@ -10,6 +11,7 @@ from pydantic import BaseModel
 
 from dispatcher.api.auth import KeyCache
 from dispatcher.service import models
+from dispatcher.service.job_readers import JobReaders
 from dispatcher.store.deployment import Deployment
 from dispatcher.store.endpoint_fields import GivenFields
 
@@ -38,10 +40,27 @@ class Door:
     deployment: Deployment
     keys: KeyCache
     registry: CollectorRegistry
+    readers: JobReaders
+    #: Connections of streams that are being written to, for as long as their client takes.
+    writing: set[Transport]
     #: Tells a dispatcher in this process that there is work.
     wake: Callable[[], None]
     openapi: bytes
     docs: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """Who sent a request, for an answer that takes a while."""
+
+    #: The header `Last-Event-ID`: what a stream that broke had sent last.
+    last_event_id: str | None
+    #: It came by a job's link, which vouches for the job.
+    by_link: bool
+    #: Whether the connection is closed.
+    gone: Callable[[], bool]
+    #: Asks again whether it may; raises what the request would be answered with now.
+    check: Callable[[], Awaitable[object]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +75,7 @@ class Call(Generic[BodyT, QueryT]):
     path: Mapping[str, str]
     idempotency_key: str | None
     accept: str
+    client: Client
 
     @property
     def deployment(self) -> Deployment:
@@ -69,11 +89,18 @@ class Call(Generic[BodyT, QueryT]):
 
 
 @dataclass(frozen=True, slots=True)
+class Stream:
+    """A body that goes out part by part, as fast as the client reads."""
+
+    parts: AsyncGenerator[bytes]
+
+
+@dataclass(frozen=True, slots=True)
 class Reply:
     """What a handler answers; bytes go out as they are."""
 
     status: int
-    content: models.Answer | bytes | None = None
+    content: models.Answer | Stream | bytes | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -87,6 +114,8 @@ class Answer:
     description: str
     model: type[BaseModel] | None = None
     media_type: str = "application/json"
+    #: A second form of it, for those who accept that.
+    stream_type: str | None = None
     #: It names the place of what was made in `Location`.
     location: bool = False
 
@@ -113,6 +142,8 @@ class Route:
     read: Callable[[bytes], object] | None = None
     #: The largest body in bytes; `None` = an event's, by `DISPATCHER_MAX_PAYLOAD`.
     body_limit: int | None = 1024 * 1024
+    #: A link of the job that its path names opens it too, from a page of any origin.
+    linked: bool = False
     #: It reads the header `Idempotency-Key`.
     idempotent: bool = False
     #: Statuses of problems that this route has beside those of every route.

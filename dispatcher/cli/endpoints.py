@@ -28,12 +28,13 @@ def create(
     url: Url,
     event_types: options.EventTypes = None,
     secret: Annotated[
-        str | None, typer.Option("--secret", help="Signs deliveries (default: one is made and shown).")
+        str | None, typer.Option("--secret", help="Signs deliveries (default: the tenant's, or one is made).")
     ] = None,
     description: options.Description = None,
     profile: options.BodyProfile = None,
     ordered: options.Ordered = None,
     order_hold_s: options.OrderHoldS = None,
+    progress_interval_s: options.ProgressIntervalS = None,
     signature_header: options.SignatureHeader = None,
     signature_prefix: options.SignaturePrefix = None,
     headers: options.Headers = None,
@@ -59,12 +60,13 @@ def create(
     from dispatcher.service import endpoints
     from dispatcher.service.models import CallbackCreate, EndpointCreate
 
-    fields = _policy(
+    fields = policy(
         event_types=event_types,
         description=description,
         profile=profile,
         ordered=ordered,
         order_hold_s=order_hold_s,
+        progress_interval_s=progress_interval_s,
         signature_header=signature_header,
         signature_prefix=signature_prefix,
         headers=headers,
@@ -92,7 +94,7 @@ def create(
         made, _ = on_deployment(
             lambda deployment: endpoints.create_callback(deployment, job_id, callback, tenant=owner)
         )
-    print_answer(made, as_json, lambda: _show_with_secret(made))
+    print_answer(made, as_json, lambda: show_with_secret(made))
 
 
 @app.command("list", epilog=examples("dispatcher endpoints list --status disabled --json"))
@@ -148,6 +150,7 @@ def update(
     profile: options.BodyProfile = None,
     ordered: options.Ordered = None,
     order_hold_s: options.OrderHoldS = None,
+    progress_interval_s: options.ProgressIntervalS = None,
     signature_header: options.SignatureHeader = None,
     signature_prefix: options.SignaturePrefix = None,
     headers: options.Headers = None,
@@ -163,12 +166,13 @@ def update(
     from dispatcher.service import endpoints
     from dispatcher.service.models import EndpointUpdate
 
-    fields = _policy(
+    fields = policy(
         event_types=event_types,
         description=description,
         profile=profile,
         ordered=ordered,
         order_hold_s=order_hold_s,
+        progress_interval_s=progress_interval_s,
         signature_header=signature_header,
         signature_prefix=signature_prefix,
         headers=headers,
@@ -234,7 +238,7 @@ def rotate_secret(
 
     body = RotateSecret.read(given(secret=secret, overlap_s=overlap_s))
     rotated = on_deployment(lambda deployment: endpoints.rotate_secret(deployment, endpoint_id, body, tenant=tenant))
-    print_answer(rotated, as_json, lambda: _show_with_secret(rotated))
+    print_answer(rotated, as_json, lambda: show_with_secret(rotated))
 
 
 @app.command("test", epilog=examples("dispatcher endpoints test ep_0123456789abc"))
@@ -297,7 +301,8 @@ def recover(
     )
 
 
-def _policy(*, headers: list[str] | None, metadata: list[str] | None, **fields: Any) -> dict[str, Any]:
+def policy(*, headers: list[str] | None, metadata: list[str] | None, **fields: Any) -> dict[str, Any]:
+    """The options that were given, as fields of a request."""
     sent = {name: unnulled(value) for name, value in given(**fields).items()}
     return sent | given(headers=pairs(headers, ":", "--headers"), metadata=pairs(metadata, "=", "--metadata"))
 
@@ -318,7 +323,8 @@ def _print(work: Any, as_json: bool) -> None:
     print_answer(endpoint, as_json, lambda: print_attributes(endpoint))
 
 
-def _show_with_secret(made: Any) -> None:
+def show_with_secret(made: Any) -> None:
+    """An endpoint that was just made or rotated, with its secret."""
     from dispatcher.cli.printing import print_attributes, print_secret
 
     print_attributes(made, without=("secret",))

@@ -7,6 +7,7 @@ import typer
 
 from dispatcher.cli import options
 from dispatcher.cli.options import examples, given, read_data, read_moment
+from dispatcher.states import EventKind
 
 if TYPE_CHECKING:
     from dispatcher.service.models import EventWithDeliveries
@@ -29,6 +30,9 @@ def publish(
     event_type: Annotated[str, typer.Argument(metavar="TYPE", help="Like job.completed.", show_default=False)],
     data: Annotated[str, typer.Option("--data", metavar="JSON", help="JSON; @FILE reads a file, - standard input.")],
     job_id: Annotated[str | None, typer.Option("--job-id", help="The job that it is about.")] = None,
+    kind: Annotated[
+        EventKind | None, typer.Option("--kind", help="What it says about its job (default: by its type).")
+    ] = None,
     event_id: Annotated[str | None, typer.Option("--id", help="An id of yours, unique per tenant.")] = None,
     timestamp: Annotated[
         datetime | None,
@@ -53,6 +57,7 @@ def publish(
             type=event_type,
             data=read_data(data),
             job_id=job_id,
+            kind=kind,
             id=event_id,
             timestamp=timestamp,
             traceparent=traceparent,

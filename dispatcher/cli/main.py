@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from typer.main import get_command
 
-from dispatcher.cli import dead_letters, deliveries, endpoints, events, keys, options
+from dispatcher.cli import dead_letters, deliveries, endpoints, events, job_callbacks, jobs, keys, options, tenants
 from dispatcher.cli.failures import exit_code_of
 from dispatcher.cli.options import examples
 
@@ -133,5 +133,8 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
 app.add_typer(endpoints.app, name="endpoints")
 app.add_typer(events.app, name="events")
 app.add_typer(deliveries.app, name="deliveries")
+jobs.app.add_typer(job_callbacks.app)
+app.add_typer(jobs.app, name="jobs")
 app.add_typer(dead_letters.app, name="dead-letters")
 app.add_typer(keys.app, name="keys")
+app.add_typer(tenants.app, name="tenants")

@@ -164,6 +164,15 @@ OrderHoldS = Annotated[
         help="How long a failing delivery holds back its job's later ones; `null`: until it is settled.",
     ),
 ]
+ProgressIntervalS = Annotated[
+    Any,
+    typer.Option(
+        "--progress-interval-s",
+        parser=read_nullable_number,
+        metavar="SECONDS",
+        help="The least time between two progress deliveries of one job; `null`: no limit.",
+    ),
+]
 SignatureHeader = Annotated[
     str | None,
     typer.Option("--signature-header", help="An additional header with a hex HMAC-SHA256 of the body; `null`: none."),

@@ -11,6 +11,7 @@ from dispatcher.cli.listening import served
 from dispatcher.cli.options import given
 from dispatcher.cli.session import check_file
 from dispatcher.engine.dispatcher import Dispatcher
+from dispatcher.service.job_readers import JobReaders
 from dispatcher.settings import Settings, load
 
 
@@ -27,8 +28,10 @@ async def _serve(settings: Settings) -> None:
     dispatcher = Dispatcher(settings=settings)
     own_key = settings.admin_key.get_secret_value() if settings.admin_key else None
     admin_key = own_key or f"whk_admin_{secrets.token_urlsafe(32)}"
+    readers = JobReaders(dispatcher.deployment)
+    dispatcher.on_numbered(readers.numbered)
     async with dispatcher:
-        app = create_app(dispatcher.deployment, admin_key=admin_key, on_published=dispatcher.wake)
+        app = create_app(dispatcher.deployment, admin_key=admin_key, on_published=dispatcher.wake, readers=readers)
         grace_s = settings.shutdown_grace.total_seconds()
         runner = ApiRunner(app, access_log=None, shutdown_timeout=grace_s)
         async with served(runner, settings.host, settings.port) as url:

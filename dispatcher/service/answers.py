@@ -6,7 +6,7 @@ import msgspec
 from pydantic import BaseModel, ConfigDict, Field
 
 from dispatcher.service.fields import JsonText, Moment
-from dispatcher.states import AttemptError, DeliveryState, EndpointStatus, Profile, Reason, RunState
+from dispatcher.states import AttemptError, DeliveryState, EndpointStatus, EventKind, Profile, Reason, RunState
 
 
 class Answer(BaseModel):
@@ -49,6 +49,7 @@ class Endpoint(Answer):
     profile: Profile
     ordered: bool
     order_hold_s: float | None
+    progress_interval_s: float | None
     signature_header: str | None
     signature_prefix: str
     headers: dict[str, str] = Field(description="Names of its static headers; values read `***`.")
@@ -66,7 +67,17 @@ class Endpoint(Answer):
 class EndpointWithSecret(Endpoint):
     """An endpoint, with the secret that is shown this once."""
 
-    secret: str = Field(description="What a receiver verifies with; shown now and never again.", repr=False)
+    secret: str = Field(
+        description="What a receiver verifies with, its own or its tenant's default; shown now and never again.",
+        repr=False,
+    )
+
+
+class TenantSecret(Answer):
+    """A tenant's default secret, shown this once."""
+
+    tenant: str
+    secret: str = Field(description="What receivers of its endpoints without an own secret verify with.", repr=False)
 
 
 class Delivery(Answer):
@@ -81,6 +92,7 @@ class Delivery(Answer):
     sequence: int | None = Field(description="The event's place among its job's events, from 1.")
     state: DeliveryState
     reason: Reason | None
+    superseded_by: str | None = Field(description="The event that took its place, if one did.")
     attempts: int
     due_at: Moment | None = Field(description="When it is due; null while it waits: at once.")
     last_status: int | None
@@ -115,6 +127,9 @@ class Event(Answer):
     tenant: str
     type: str
     job_id: str | None
+    kind: EventKind = Field(
+        description="`state`: every one is delivered; `progress`: the latest wins; `terminal`: ends its job's progress."
+    )
     sequence: int | None = Field(description="Its place among its job's events, from 1; null until it is fanned out.")
     data: JsonText
     timestamp: Moment
@@ -186,7 +201,10 @@ class Redelivery(Answer):
     done: int = Field(description="Put back so far.")
     delivered: int
     failed: int = Field(description="Put back and dead again.")
-    skipped: int = Field(description="Could not be put back: disabled or deleted endpoint, or in flight already.")
+    skipped: int = Field(
+        description="Could not be put back: disabled or deleted endpoint, in flight already, or progress whose job has"
+        " settled or that a newer one took the place of."
+    )
     rate_per_s: float | None
     created_at: Moment
     finished_at: Moment | None

@@ -66,7 +66,8 @@ async def list_page(
 async def redeliver(deployment: Deployment, delivery_id: str, *, tenant: str | None) -> Delivery:
     """delivered | dead | cancelled | superseded → pending, a new round; a pending one is due at once, schedule anew.
 
-    Raises `NotFound`, and `Conflict` while it is sending or its endpoint is disabled or deleted.
+    Raises `NotFound`, and `Conflict` while it is sending, its endpoint is disabled or deleted, or it is progress whose
+    job has settled or whose place newer progress takes.
     """
     database = deployment.database
     async with database.begin() as connection:
@@ -79,6 +80,10 @@ async def redeliver(deployment: Deployment, delivery_id: str, *, tenant: str | N
                 raise Conflict(
                     "its endpoint is disabled or deleted; enable it (POST /v1/endpoints/{id}/enable), then redeliver"
                 )
+            case "settled":
+                raise Conflict("its job has settled: progress of a settled job is not sent again")
+            case "stale":
+                raise Conflict("newer progress of its job is under way to this endpoint and takes its place")
             case "pending":
                 await _bring_forward(connection, database, row.row_id)
             case "put_back":

@@ -18,10 +18,18 @@ _ATTEMPT_BITS = 20
 
 
 def with_events(tables: Tables) -> Select[Any]:
-    """Deliveries with the event that each carries."""
-    events = tables.events.c
-    return select(tables.deliveries, events.id.label("event_id"), events.type, events.job_id).join_from(
-        tables.deliveries, tables.events, events.row_id == tables.deliveries.c.event_row
+    """Deliveries with the event that each carries, and the one that took its place."""
+    deliveries, events, newer = tables.deliveries.c, tables.events.c, tables.events.alias("newer")
+    return (
+        select(
+            tables.deliveries,
+            events.id.label("event_id"),
+            events.type,
+            events.job_id,
+            newer.c.id.label("superseded_by_id"),
+        )
+        .join_from(tables.deliveries, tables.events, events.row_id == deliveries.event_row)
+        .outerjoin(newer, newer.c.row_id == deliveries.superseded_by)
     )
 
 
@@ -37,6 +45,7 @@ def view(row: Row[Any]) -> Delivery:
         sequence=row.sequence,
         state=DeliveryState(row.state),
         reason=Reason(row.reason) if row.reason else None,
+        superseded_by=row.superseded_by_id,
         attempts=row.attempts,
         due_at=row.due_at,
         last_status=row.last_status,

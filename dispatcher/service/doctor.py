@@ -15,6 +15,7 @@ from dispatcher.store.database import Database, open_database
 from dispatcher.store.deployment import open_keyring
 from dispatcher.store.endpoint_fields import endpoint_defaults
 from dispatcher.store.migrate import check
+from dispatcher.store.signing_secrets import OWN, TENANTS
 from dispatcher.units import format_size
 
 #: How far this host's clock may be from the database's, in seconds.
@@ -145,10 +146,13 @@ async def _examine_schema(database: Database) -> Finding:
 
 
 async def _examine_keys(settings: Settings, database: Database) -> Finding:
-    kept = database.tables.endpoint_secrets.c
+    sealed: list[tuple[bytes, str]] = []
     async with database.read() as connection:
-        first, last = (await connection.execute(select(func.min(kept.row_id), func.max(kept.row_id)))).one()
-        sealed = list((await connection.execute(select(kept.sealed).where(kept.row_id.in_((first, last))))).scalars())
+        for table, purpose in ((database.tables.endpoint_secrets, OWN), (database.tables.tenant_secrets, TENANTS)):
+            kept = table.c
+            first, last = (await connection.execute(select(func.min(kept.row_id), func.max(kept.row_id)))).one()
+            found = await connection.execute(select(kept.sealed).where(kept.row_id.in_((first, last))))
+            sealed += [(secret, purpose) for secret in found.scalars()]
     file = database.url.file
     if not settings.secret_keys and file is not None and not file.with_name(file.name + ".key").exists():
         if sealed:
@@ -158,8 +162,8 @@ async def _examine_keys(settings: Settings, database: Database) -> Finding:
         return Finding("key ring", True, "a key file is made with the first secret")
     try:
         keyring = open_keyring(settings, database.url.file)
-        for secret in sealed:
-            keyring.open(secret, "secret")
+        for secret, purpose in sealed:
+            keyring.open(secret, purpose)
     except ConfigurationError as error:
         return Finding("key ring", False, str(error), "put the key that encrypted it into DISPATCHER_SECRET_KEY")
     opened = "opens what is stored" if sealed else "nothing is stored yet"

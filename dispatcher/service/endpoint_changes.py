@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from dispatcher.errors import Conflict, InvalidField
 from dispatcher.rules.callback_url import CallbackUrl
 from dispatcher.rules.secrets import Secret
-from dispatcher.service.endpoint_views import find, newest_secret, view, view_with_secret
+from dispatcher.service.endpoint_views import find, view, view_with_secret
 from dispatcher.service.models import Endpoint, EndpointUpdate, EndpointWithSecret, RotateSecret
 from dispatcher.service.moments import moment_now
 from dispatcher.states import EndpointStatus, Reason
@@ -27,6 +27,7 @@ from dispatcher.store.endpoint_rows import (
     subscribe,
     unsubscribe,
 )
+from dispatcher.store.signing_secrets import newest, rotate_own
 from dispatcher.store.transitions import cancel_endpoint
 
 Action = Literal["enable", "disable", "pause", "resume"]
@@ -110,29 +111,19 @@ async def delete(deployment: Deployment, endpoint_id: str, *, tenant: str | None
 async def rotate_secret(
     deployment: Deployment, endpoint_id: str, body: RotateSecret, *, tenant: str | None
 ) -> EndpointWithSecret:
-    """Signs with a new secret, and for `body.overlap_s` seconds with the old one too.
+    """Signs with a new secret, its own from now on, and for `body.overlap_s` seconds with the old one too.
 
     Raises `NotFound`, and `InvalidField` for the secret that signs already.
     """
     tables, keyring = deployment.database.tables, deployment.keyring
-    kept = tables.endpoint_secrets
     new = Secret.parse(body.secret) if body.secret is not None else Secret.generate()
     async with deployment.database.begin() as connection:
         row = await find(connection, tables, endpoint_id, tenant, lock=True)
-        if keyring.open(await newest_secret(connection, tables, row.row_id), "secret") == new.text:
+        if (await connection.run_sync(newest, tables, keyring, row.row_id)).text == new.text:
             raise InvalidField("secret", "is the one that signs already; give another, or none and one is made")
         now = await moment_now(connection, deployment.database)
-        of_endpoint = kept.c.endpoint_row == row.row_id
-        if body.overlap_s:
-            retires_at = now + timedelta(seconds=body.overlap_s)
-            await connection.execute(
-                kept.update().where(of_endpoint, kept.c.retires_at.is_(None)).values(retires_at=retires_at)
-            )
-        else:
-            await connection.execute(kept.delete().where(of_endpoint))
-        await connection.execute(
-            kept.insert().values(endpoint_row=row.row_id, sealed=keyring.seal(new.text, "secret"), created_at=now)
-        )
+        overlap = timedelta(seconds=body.overlap_s)
+        await connection.run_sync(rotate_own, tables, keyring, row.row_id, new, now, overlap)
         await _apply(connection, deployment.database, row, {})
         return await view_with_secret(connection, deployment, row.row_id)
 

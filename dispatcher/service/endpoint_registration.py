@@ -85,6 +85,7 @@ def _vetted(deployment: Deployment, body: EndpointCreate | CallbackCreate, row_i
         tenant=tenant,
         url=CallbackUrl.parse(body.url, deployment.egress),
         secret=Secret.parse(body.secret) if body.secret is not None else Secret.generate(),
+        takes_default=body.secret is None,
         **fields,
     )
 

@@ -14,6 +14,7 @@ from dispatcher.service.scope import within
 from dispatcher.states import EndpointStatus, Profile, Reason
 from dispatcher.store.deployment import Deployment
 from dispatcher.store.endpoint_rows import REDACTED, read_schedule
+from dispatcher.store.signing_secrets import newest
 from dispatcher.store.tables import Tables
 
 
@@ -43,21 +44,16 @@ async def view(connection: AsyncConnection, tables: Tables, endpoint_row: int) -
 async def view_with_secret(
     connection: AsyncConnection, deployment: Deployment, endpoint_row: int
 ) -> EndpointWithSecret:
-    """The endpoint with its newest secret: for the answers that show it. Raises `Unreadable`."""
+    """The endpoint with the secret that it signs with, its own or its tenant's: for the answers that show it.
+
+    Raises `Unreadable`.
+    """
     tables = deployment.database.tables
     endpoint = await view(connection, tables, endpoint_row)
     return EndpointWithSecret(
         **dict(endpoint),
-        secret=deployment.keyring.open(await newest_secret(connection, tables, endpoint_row), "secret"),
+        secret=(await connection.run_sync(newest, tables, deployment.keyring, endpoint_row)).text,
     )
-
-
-async def newest_secret(connection: AsyncConnection, tables: Tables, endpoint_row: int) -> bytes:
-    """The sealed secret that was given or made last."""
-    kept = tables.endpoint_secrets
-    newest = select(kept.c.sealed).where(kept.c.endpoint_row == endpoint_row).order_by(kept.c.row_id.desc()).limit(1)
-    sealed: bytes = (await connection.execute(newest)).scalar_one()
-    return sealed
 
 
 def endpoint_view(row: Row[Any]) -> Endpoint:
@@ -74,6 +70,7 @@ def endpoint_view(row: Row[Any]) -> Endpoint:
         profile=Profile(row.profile),
         ordered=row.ordered,
         order_hold_s=row.order_hold_s,
+        progress_interval_s=row.progress_interval_s,
         signature_header=row.signature_header,
         signature_prefix=row.signature_prefix,
         headers=dict.fromkeys(json.loads(row.header_names), REDACTED),

@@ -9,6 +9,7 @@ from sqlalchemy.engine import Row
 
 from dispatcher.errors import Conflict, InvalidField, NotFound
 from dispatcher.outbox.events import NewEvent, insert_events, new_event
+from dispatcher.rules.kinds import EventKinds
 from dispatcher.service.delivery_views import view as delivery_view
 from dispatcher.service.delivery_views import with_events
 from dispatcher.service.models import (
@@ -22,6 +23,7 @@ from dispatcher.service.models import (
 )
 from dispatcher.service.pages import DEFAULT_PAGE, Order, fetch_page
 from dispatcher.service.scope import events_of_job, text_filter, within
+from dispatcher.states import EventKind
 from dispatcher.store.database import Database
 from dispatcher.store.deployment import Deployment
 from dispatcher.store.tables import Tables
@@ -71,7 +73,9 @@ async def get(deployment: Deployment, event_id: str, *, tenant: str | None) -> E
         sent = await connection.execute(
             with_events(tables).where(deliveries.event_row == rows[0].row_id).order_by(deliveries.row_id)
         )
-        return EventWithDeliveries(**dict(_view(rows[0])), deliveries=[delivery_view(row) for row in sent])
+        return EventWithDeliveries(
+            **dict(_view(rows[0], deployment.kinds)), deliveries=[delivery_view(row) for row in sent]
+        )
 
 
 async def list_page(
@@ -104,7 +108,8 @@ async def list_page(
         rows, following = await fetch_page(
             connection, statement, Order("events", (events.row_id,)), limit=limit, cursor=cursor
         )
-    return Page[Event](data=[_view(row) for row in rows], next_cursor=following)
+    kinds = deployment.kinds
+    return Page[Event](data=[_view(row, kinds) for row in rows], next_cursor=following)
 
 
 def _new(deployment: Deployment, body: EventPublish, tenant: str, at: str) -> NewEvent:
@@ -114,6 +119,7 @@ def _new(deployment: Deployment, body: EventPublish, tenant: str, at: str) -> Ne
         max_payload=deployment.settings.max_payload,
         at=at,
         job_id=body.job_id,
+        kind=body.kind,
         tenant=body.tenant or tenant,
         id=body.id,
         timestamp=body.timestamp,
@@ -129,17 +135,20 @@ async def _store(database: Database, events: Sequence[NewEvent]) -> dict[tuple[s
 
 def _numbered(tables: Tables) -> Select[Any]:
     events, numbered = tables.events.c, tables.job_events.c
-    return select(tables.events, numbered.sequence).outerjoin_from(
+    return select(tables.events, numbered.sequence, numbered.kind.label("numbered_kind")).outerjoin_from(
         tables.events, tables.job_events, numbered.event_row == events.row_id
     )
 
 
-def _view(row: Row[Any]) -> Event:
+def _view(row: Row[Any], kinds: EventKinds) -> Event:
+    # What it was fanned out as stands, whatever the settings say by now.
+    numbered = EventKind.STATE if row.numbered_kind is None else EventKind(row.numbered_kind)
     return Event(
         id=row.id,
         tenant=row.tenant,
         type=row.type,
         job_id=row.job_id,
+        kind=kinds.of(row.type, row.kind, row.job_id) if row.sequence is None else numbered,
         sequence=row.sequence,
         data=row.data,
         timestamp=row.timestamp,

@@ -24,10 +24,12 @@ _HINT_LENGTH = 8
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who presented a key; an administrator has no tenant and sees all."""
+    """Who presented a key or a link; an administrator has no tenant and sees all."""
 
     tenant: str | None
     admin: bool
+    #: By a link, which opens this job's events and nothing else.
+    job_id: str | None = None
 
 
 async def create(deployment: Deployment, body: KeyCreate) -> KeyWithSecret:

@@ -6,6 +6,7 @@ import msgspec
 from pydantic import ConfigDict, Field, model_validator
 
 from dispatcher.errors import CallerError, FieldProblem, InvalidField, InvalidFields
+from dispatcher.rules.job_links import DEFAULT_S, LONGEST_S
 from dispatcher.rules.secrets import Secret
 from dispatcher.service.fields import (
     EventId,
@@ -19,7 +20,7 @@ from dispatcher.service.fields import (
     Tenant,
     TraceParent,
 )
-from dispatcher.states import Reason
+from dispatcher.states import EventKind, Reason
 from dispatcher.store.endpoint_fields import EndpointFields, GivenFields, PlainText, vetted
 
 #: The most events of one batch.
@@ -87,6 +88,7 @@ class _EndpointRequest(EndpointFields):
 
 _URL = "Where deliveries are POSTed to; kept byte for byte, and encrypted at rest."
 _SECRET = "Signs deliveries: `whsec_` and base64, or any text of 8 to 256 characters. Absent: one is made."  # noqa: S105
+_SECRET_OR_DEFAULT = _SECRET.replace("Absent:", "Absent: the tenant's default secret, or")
 
 
 class EndpointCreate(_EndpointRequest):
@@ -95,7 +97,9 @@ class EndpointCreate(_EndpointRequest):
     model_config = ConfigDict(json_schema_extra=_with_aliases)
 
     url: PlainText = Field(description=_URL, examples=["https://example.com/hook"])
-    secret: SecretText | None = Field(default=None, description=_SECRET, examples=["s3cret-text"], repr=False)
+    secret: SecretText | None = Field(
+        default=None, description=_SECRET_OR_DEFAULT, examples=["s3cret-text"], repr=False
+    )
     tenant: Tenant | None = None
 
 
@@ -105,10 +109,21 @@ class CallbackCreate(_EndpointRequest):
     model_config = ConfigDict(json_schema_extra=_with_aliases)
 
     url: PlainText = Field(description=_URL, examples=["https://example.com/hook"])
-    secret: SecretText | None = Field(default=None, description=_SECRET, examples=["s3cret-text"], repr=False)
+    secret: SecretText | None = Field(
+        default=None, description=_SECRET_OR_DEFAULT, examples=["s3cret-text"], repr=False
+    )
     tenant: Tenant | None = None
     expires_in_s: Annotated[float, Field(gt=0, le=3650 * 86400.0, allow_inf_nan=False)] | None = Field(
         default=None, description="Seconds after which it matches no new events."
+    )
+
+
+class JobLinkCreate(GivenFields):
+    """A link to one job's events."""
+
+    tenant: Tenant | None = None
+    expires_in_s: Annotated[float, Field(ge=1, le=LONGEST_S, allow_inf_nan=False)] = Field(
+        default=DEFAULT_S, description="How long it holds, in seconds."
     )
 
 
@@ -129,6 +144,15 @@ class RotateSecret(GivenFields):
     )
 
 
+class TenantSecretSet(GivenFields):
+    """A tenant's default secret; it and the former one sign while they overlap."""
+
+    secret: SecretText | None = Field(default=None, description=_SECRET, repr=False)
+    overlap_s: Annotated[float, Field(ge=0, le=30 * 86400.0, allow_inf_nan=False)] = Field(
+        default=86400.0, description="Seconds for which the former secret signs too; 0 switches at once."
+    )
+
+
 class Recover(GivenFields):
     """What an endpoint missed: everything that matches it, was published in a time and was not delivered."""
 
@@ -143,6 +167,9 @@ class EventPublish(GivenFields):
     type: EventType
     data: SentJson
     job_id: JobId | None = None
+    kind: Annotated[EventKind, Field(strict=False)] | None = Field(
+        default=None, description="What it says about its job; absent: its type decides."
+    )
     id: EventId | None = None
     timestamp: HappenedAt | None = Field(default=None, description="When it happened; absent: now.")
     traceparent: TraceParent | None = None

@@ -9,6 +9,7 @@ from aiohttp import web
 
 from dispatcher.api.app import create_app
 from dispatcher.api.runner import ApiRunner
+from dispatcher.service.job_readers import JobReaders
 from dispatcher.settings import Settings, load
 from dispatcher.store.deployment import Deployment, open_deployment
 from tests.api.client import ADMIN_KEY, Api
@@ -25,8 +26,10 @@ def settings_for(url: str) -> Settings:
 
 
 @asynccontextmanager
-async def running_api(deployment: Deployment, on_published: Callable[[], None] | None = None) -> AsyncIterator[Api]:
-    app = create_app(deployment, admin_key=ADMIN_KEY, on_published=on_published)
+async def running_api(
+    deployment: Deployment, on_published: Callable[[], None] | None = None, readers: JobReaders | None = None
+) -> AsyncIterator[Api]:
+    app = create_app(deployment, admin_key=ADMIN_KEY, on_published=on_published, readers=readers)
     runner = ApiRunner(app, access_log=None)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)

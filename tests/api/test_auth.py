@@ -20,7 +20,7 @@ NewKey = Callable[[str], Awaitable[str]]
 
 
 def path_of(path: str) -> str:
-    return path.replace("{id}", "ep_0000000000000").replace("{job_id}", "job_1")
+    return path.replace("{id}", "ep_0000000000000").replace("{job_id}", "job_1").replace("{tenant}", "acme")
 
 
 async def test_every_route_but_the_public_ones_wants_a_key(api: Api) -> None:

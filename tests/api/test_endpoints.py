@@ -2,8 +2,11 @@
 
 import pytest
 
+from dispatcher.states import Profile
+from dispatcher.store.deployment import Deployment
 from tests.api import rows
 from tests.api.client import Api
+from tests.api.conftest import running_api
 from tests.receiver import Receiver
 
 BASES = ["/v1/endpoints", "/v1/webhooks", "/v1/webhooks/subscriptions"]
@@ -36,6 +39,15 @@ async def test_an_alias_beside_its_field_is_a_422_that_names_it(api: Api, base: 
     assert (answered.status, answered.pointers) == (422, ["#/target_url"])
     answered = await api.post(base, {"url": "https://example.com/a", "event_type": "a.b", "events": ["c.d"]})
     assert answered.status == 422
+
+
+@pytest.mark.parametrize("profile", Profile)
+async def test_an_endpoint_takes_every_profile_and_a2a_s_headers(api: Api, profile: Profile) -> None:
+    headers = {"Authorization": "Bearer s3cret", "X-A2A-Notification-Token": "t0ken"}
+    for path in ("/v1/endpoints", "/v1/jobs/job_1/callbacks"):
+        made = await api.post(path, {"url": "https://example.com/hook", "profile": profile, "headers": headers})
+        assert (made.status, made.json["profile"]) == (201, profile)
+        assert made.json["headers"] == dict.fromkeys(headers, "***")
 
 
 async def test_the_url_is_shown_without_its_password_and_query_values(api: Api) -> None:
@@ -100,10 +112,10 @@ async def test_a_bad_url_is_a_422_that_names_it(api: Api, url: object) -> None:
         {"signature_header": "X Y"},
         {"signature_header": "webhook-signature"},
         {"signature_prefix": "a\r\nb"},
-        {"profile": "cloudevents"},
+        {"profile": "cloudevents-batch"},
         {"kind": "state"},
         {"heartbeat_s": 5},
-        {"progress_interval_s": 5},
+        {"progress_interval_s": 0},
         {"retry_schedule": [-1]},
         {"retry_schedule": [1] * 51},
         {"retry_schedule": ["5s"]},
@@ -248,3 +260,16 @@ async def test_endpoints_are_listed_in_pages_newest_first(api: Api) -> None:
 async def test_a_tenant_s_name_has_no_control_characters(api: Api) -> None:
     answered = await api.post("/v1/endpoints", {"url": "https://example.com/hook", "tenant": "a\nb"})
     assert (answered.status, answered.pointers) == (422, ["#/tenant"])
+
+
+async def test_a_callback_is_listed_as_its_jobs_and_wakes_the_dispatcher(deployment: Deployment) -> None:
+    woken = []
+    async with running_api(deployment, on_published=lambda: woken.append(True)) as api:
+        await rows.endpoint(api)
+        made = await api.post("/v1/jobs/job_1/callbacks", {"url": "https://example.com/jobs", "expires_in_s": 60})
+        assert woken
+        listed = (await api.get("/v1/endpoints?job_id=job_1")).json["data"]
+    assert [(one["id"], one["job_id"], one["expires_at"]) for one in listed] == [
+        (made.json["id"], "job_1", made.json["expires_at"])
+    ]
+    assert made.json["expires_at"] is not None

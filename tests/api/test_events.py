@@ -31,6 +31,28 @@ async def test_any_json_is_data(api: Api, data: bytes) -> None:
     assert b'"data":' + data in (await api.get(f"/v1/events/{published.json['id']}")).raw
 
 
+async def test_a_kind_is_shown_as_what_it_comes_to(api: Api) -> None:
+    batch = [
+        {"type": "job.progress", "job_id": "job_1", "data": 1},
+        {"type": "job.progress", "job_id": "job_1", "data": 1, "kind": "state"},
+        {"type": "a.b", "job_id": "job_1", "data": 1, "kind": "terminal"},
+        {"type": "job.completed", "data": 1},
+    ]
+    ids = (await api.post("/v1/events/batch", {"events": batch})).json["ids"]
+    shown = [(await api.get(f"/v1/events/{event_id}")).json["kind"] for event_id in ids]
+    assert shown == ["progress", "state", "terminal", "state"]
+
+
+async def test_a_kind_is_part_of_the_content_and_has_no_effect_without_a_job(api: Api) -> None:
+    event = {"type": "a.b", "data": 1, "kind": "progress", "idempotency_key": "k"}
+    published = await api.post("/v1/events", event)
+    assert len(published.json["warnings"]) == 1
+    assert (await api.post("/v1/events", event)).json["id"] == published.json["id"]
+    for other in ({"kind": "state"}, {"kind": None}):
+        assert (await api.post("/v1/events", event | other)).status == 409
+    assert (await api.post("/v1/events", {"type": "a.b", "data": 1, "kind": "state"})).json["warnings"] == []
+
+
 async def test_a_payload_above_20_kb_is_taken_with_a_warning(api: Api) -> None:
     published = await api.post("/v1/events", {"type": "a.b", "data": "x" * 30_000})
     assert published.status == 202
@@ -61,7 +83,8 @@ async def test_a_payload_above_20_kb_is_taken_with_a_warning(api: Api) -> None:
         ({"idempotency_key": ""}, "#/idempotency_key"),
         ({"idempotency_key": "x" * 256}, "#/idempotency_key"),
         ({"tenant": "x" * 129}, "#/tenant"),
-        ({"kind": "terminal"}, "#/kind"),
+        ({"kind": "over"}, "#/kind"),
+        ({"kind": 1}, "#/kind"),
         ({"sequence": 1}, "#/sequence"),
     ],
     ids=str,

@@ -61,7 +61,8 @@ def test_every_example_is_a_body_that_its_route_takes() -> None:
 def test_routes_without_a_key_say_so() -> None:
     for route in ROUTES:
         security = DOCUMENT["paths"][route.path][route.method.lower()]["security"]
-        assert security == ([] if route.scope is Scope.PUBLIC else [{"key": []}])
+        by_key: list[dict[str, list[str]]] = [{"key": []}, {"link": []}] if route.linked else [{"key": []}]
+        assert security == ([] if route.scope is Scope.PUBLIC else by_key)
 
 
 def test_parameters_have_no_null() -> None:

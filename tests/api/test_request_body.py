@@ -41,7 +41,7 @@ REFUSED = {
 
 
 def path_of(route: Route) -> str:
-    return route.path.replace("{id}", "ep_0000000000000").replace("{job_id}", "job_1")
+    return route.path.replace("{id}", "ep_0000000000000").replace("{job_id}", "job_1").replace("{tenant}", "acme")
 
 
 async def rows(api: Api) -> int:

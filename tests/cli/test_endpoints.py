@@ -2,6 +2,7 @@
 
 import pytest
 
+from dispatcher.states import Profile
 from tests.cli.conftest import Cli
 
 URL = "https://example.com/hook"
@@ -32,11 +33,17 @@ def test_a_first_command_says_that_it_makes_a_database(bare_cli: Cli) -> None:
     assert "Making" not in bare_cli("endpoints", "list").stderr
 
 
+@pytest.mark.parametrize("profile", Profile)
+def test_every_profile_can_be_chosen(cli: Cli, profile: Profile) -> None:
+    assert cli("endpoints", "create", URL, "--json", "--profile", profile).json["profile"] == profile
+
+
 def test_every_field_has_an_option_of_its_name(cli: Cli) -> None:
     endpoint = cli(
         *("endpoints", "create", URL, "--json", "--tenant", "acme", "--description", "a note"),
         *("--event-types", "job.completed", "--event-types", "step.*", "--profile", "flat", "--no-ordered"),
-        *("--order-hold-s", "null", "--signature-header", "X-Agent-Signature", "--signature-prefix", "sha256="),
+        *("--order-hold-s", "null", "--progress-interval-s", "2.5"),
+        *("--signature-header", "X-Agent-Signature", "--signature-prefix", "sha256="),
         *("--headers", "X-Team: ai", "--headers", "X-Colon: a:b", "--rate-limit", "2.5", "--max-in-flight", "7"),
         *("--retry-schedule", "5s,5m,2h", "--timeout-s", "3", "--metadata", "a=1", "--metadata", "b=x=y"),
     ).json
@@ -47,6 +54,7 @@ def test_every_field_has_an_option_of_its_name(cli: Cli) -> None:
         "profile": "flat",
         "ordered": False,
         "order_hold_s": None,
+        "progress_interval_s": 2.5,
         "signature_header": "X-Agent-Signature",
         "signature_prefix": "sha256=",
         "headers": {"X-Team": "***", "X-Colon": "***"},

@@ -73,3 +73,10 @@ def test_a_large_payload_is_taken_with_a_warning(cli: Cli) -> None:
     assert outcome.code == 0
     assert outcome.json["warnings"]
     assert "Mind:" in outcome.stderr
+
+
+def test_a_kind_is_given_by_name(cli: Cli) -> None:
+    given = ("events", "publish", "a.b", "--job-id", "job_1", "--data", "1", "--json")
+    event_id = cli(*given, "--kind", "terminal").json["id"]
+    assert cli("events", "show", event_id, "--json").json["kind"] == "terminal"
+    assert cli(*given, "--kind", "over").code == 2

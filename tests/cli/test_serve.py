@@ -1,5 +1,6 @@
 """`dispatcher serve`: a real process, from its first line to a clean stop."""
 
+import asyncio
 import json
 import re
 import signal
@@ -7,6 +8,7 @@ import signal
 import aiohttp
 
 from tests.cli.conftest import Process, Started
+from tests.outpost import SECRET_KEY
 from tests.receiver import Receiver
 
 LOCAL = {"allow_http": "true", "allow_networks": "127.0.0.0/8", "port": "0", "log_format": "json"}
@@ -100,3 +102,51 @@ async def test_an_admin_key_that_is_set_is_not_printed(started: Started, empty_s
         process.process.send_signal(signal.SIGTERM)
         assert await process.end() == 0
         assert not any(admin_key in line for line in process.lines)
+
+
+async def test_it_stops_at_once_with_readers_who_wait(started: Started, empty_sqlite_url: str) -> None:
+    # Longer than a test's patience: a stop that waited for the readers would never end.
+    settings = {"database_url": empty_sqlite_url, "admin_key": "a-key-that-is-set", "shutdown_grace": "1h", **LOCAL}
+    async with started("serve", **settings) as process:
+        base = await address(process)
+        async with aiohttp.ClientSession(base, headers={"Authorization": "Bearer a-key-that-is-set"}) as session:
+            published = await session.post("/v1/events", json={"type": "job.step", "job_id": "job_1", "data": 1})
+            assert published.status == 202
+            async with session.get(
+                "/v1/jobs/job_1/events?wait=30", headers={"Accept": "text/event-stream"}
+            ) as following:
+                assert (await following.content.readline()).startswith(b"retry: ")
+                assert await following.content.readline() == b"\n"
+                assert (await following.content.readuntil(b"\n\n")).startswith(b"id: 1\n")
+                # The dispatcher in this process wakes them: no floor is that fast on average.
+                await session.post("/v1/events", json={"type": "job.step", "job_id": "job_1", "data": 2})
+                assert (await following.content.readuntil(b"\n\n")).startswith(b"id: 2\n")
+                process.process.send_signal(signal.SIGTERM)
+                assert await following.content.read() == b""
+        assert await process.end() == 0
+
+
+async def test_a_reader_at_one_process_gets_what_any_process_numbers(started: Started, postgres_url: str) -> None:
+    key = "a-key-that-is-set"
+    settings = {"database_url": postgres_url, "admin_key": key, "secret_key": SECRET_KEY, **LOCAL}
+    events = 30
+    async with (
+        started("serve", **settings) as reads,
+        started("serve", **settings) as publishes,
+        aiohttp.ClientSession(headers={"Authorization": f"Bearer {key}"}) as session,
+    ):
+        read_from, published_at = await address(reads), await address(publishes)
+        stream = f"{read_from}/v1/jobs/job_1/events?wait=30"
+        following = asyncio.create_task(session.get(stream, headers={"Accept": "text/event-stream"}))
+        ids = []
+        for number in range(events):
+            body = {"type": "job.step", "job_id": "job_1", "data": number}
+            async with session.post(f"{published_at}/v1/events", json=body) as published:
+                ids.append((await published.json())["id"])
+        seen: list[str] = []
+        async with await following as answer:
+            while len(seen) < events:
+                line = await answer.content.readline()
+                if line.startswith(b"data: "):
+                    seen.append(json.loads(line.removeprefix(b"data: "))["id"])
+        assert seen == ids

@@ -16,6 +16,10 @@ def test_every_setting_is_printed_with_default_unit_and_help(bare_cli: Cli) -> N
     assert rows["DISPATCHER_MAX_PAYLOAD"]["default"] == "256KiB"
     assert rows["DISPATCHER_RETRY_SCHEDULE"]["default"] == "5s,5m,30m,2h,5h,10h,14h,20h,24h"
     assert all(row["help"] and row["unit"] for row in rows.values())
+    numbers = {
+        environment_name(name) for name, field in Settings.model_fields.items() if field.annotation in (int, float)
+    }
+    assert not {name for name in numbers if rows[name]["unit"] == "text"}
     assert all(name in bare_cli("settings").stdout for name in rows)
 
 

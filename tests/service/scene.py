@@ -27,9 +27,7 @@ class Scene:
         created, _ = await endpoints.create(self.deployment, body, tenant=tenant)
         return created
 
-    async def publish(
-        self, event_type: str = "job.completed", tenant: str = "default", **fields: object
-    ) -> EventAccepted:
+    async def publish(self, event_type: str = "job.step", tenant: str = "default", **fields: object) -> EventAccepted:
         body = EventPublish.read({"type": event_type, "data": '{"n":1}', **fields})
         return await events.publish(self.deployment, body, tenant=tenant)
 
@@ -68,6 +66,7 @@ class Scene:
                     started_at=self.clock.now(),
                     duration_ms=12.5,
                     excerpt="" if delivered else "no",
+                    progress_of=one.progress_of,
                 )
                 for one in claimed
             ]

@@ -4,19 +4,21 @@ import json
 from datetime import UTC, datetime
 
 from dispatcher.service.models import Event, Page
+from dispatcher.states import EventKind
 
 EVENT = Event(
     id="evt_1",
     tenant="default",
     type="a",
     job_id=None,
+    kind=EventKind.STATE,
     sequence=None,
     data='{"n":1.000000000000000000001,"n":2}',
     timestamp=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
     created_at=datetime(2026, 1, 2, 3, 4, 5, 250000, tzinfo=UTC),
 )
 TEXT = (
-    '{"id":"evt_1","tenant":"default","type":"a","job_id":null,"sequence":null,'
+    '{"id":"evt_1","tenant":"default","type":"a","job_id":null,"kind":"state","sequence":null,'
     '"data":{"n":1.000000000000000000001,"n":2},'
     '"timestamp":"2026-01-02T03:04:05Z","created_at":"2026-01-02T03:04:05.250000Z"}'
 )

@@ -41,7 +41,7 @@ async def test_a_dead_letter_tells_what_died_and_of_what(scene: Scene) -> None:
         "event_id": accepted.id,
         "endpoint_id": endpoint.id,
         "job_id": "job_1",
-        "type": "job.completed",
+        "type": "job.step",
         "reason": Reason.EXHAUSTED,
         "attempts": 1,
         "last_status": 500,

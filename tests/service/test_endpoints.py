@@ -40,6 +40,7 @@ async def test_an_endpoint_is_stored_with_every_field_and_read_back(scene: Scene
         "profile": "flat",
         "ordered": False,
         "order_hold_s": None,
+        "progress_interval_s": 10.0,
         "signature_header": "X-Agent-Signature",
         "signature_prefix": "sha256=",
         "headers": {"X-Api-Key": "k3y"},
@@ -494,7 +495,7 @@ async def test_recover_wants_its_times_in_order(sqlite_scene: Scene) -> None:
         ({"url": "u", "target_url": "u"}, ["target_url"]),
         ({"url": "u", "event_types": ["a"], "event_type": "a", "events": ["a"]}, ["events", "event_type"]),
         (
-            {"url": "u", "kind": 1, "heartbeat_s": 5, "progress_interval_s": 1},
+            {"url": "u", "kind": 1, "heartbeat_s": 5, "progress_interval_s": 0},
             ["heartbeat_s", "kind", "progress_interval_s"],
         ),
         ({"url": "u", "event_types": []}, ["event_types"]),

@@ -65,7 +65,7 @@ def test_what_is_no_json_in_utf_8_is_unreadable(raw: bytes) -> None:
         (b"{}", ["type", "data"]),
         (b'{"type":"a"}', ["data"]),
         (b'{"type":"webhook.test","data":1}', ["type"]),
-        (b'{"type":"a b","data":1,"kind":"state"}', ["type", "kind"]),
+        (b'{"type":"a b","data":1,"kind":"stat"}', ["type", "kind"]),
         (b'{"type":"a","data":1,"job_id":1}', ["job_id"]),
         (b'{"type":"a","data":1,"job_id":""}', ["job_id"]),
         (b'{"type":"a","data":1,"job_id":"\\u0000"}', ["job_id"]),

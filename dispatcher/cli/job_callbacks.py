@@ -1,0 +1,74 @@
+"""`dispatcher jobs callback`: a job's own callback URL."""
+
+from typing import Annotated
+
+import typer
+
+from dispatcher.cli import options
+from dispatcher.cli.endpoints import Url, policy, show_with_secret
+from dispatcher.cli.options import examples, given
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Jobs: register a callback URL.",
+    epilog=examples("dispatcher jobs callback job_1 https://example.com/hook"),
+)
+
+
+@app.command(
+    epilog=examples(
+        "dispatcher jobs callback job_1 https://example.com/hook",
+        "dispatcher jobs callback job_1 https://example.com/hook --event-types 'job.*' --expires-in-s 3600 --json",
+    )
+)
+def callback(
+    job_id: Annotated[str, typer.Argument(metavar="JOB_ID", help="The job.", show_default=False)],
+    url: Url,
+    event_types: options.EventTypes = None,
+    secret: Annotated[
+        str | None, typer.Option("--secret", help="Signs deliveries (default: the tenant's, or one is made).")
+    ] = None,
+    description: options.Description = None,
+    profile: options.BodyProfile = None,
+    ordered: options.Ordered = None,
+    order_hold_s: options.OrderHoldS = None,
+    signature_header: options.SignatureHeader = None,
+    signature_prefix: options.SignaturePrefix = None,
+    headers: options.Headers = None,
+    rate_limit: options.RateLimit = None,
+    max_in_flight: options.MaxInFlight = None,
+    retry_schedule: options.RetrySchedule = None,
+    timeout_s: options.TimeoutS = None,
+    metadata: options.Metadata = None,
+    tenant: options.Owner = None,
+    expires_in_s: Annotated[
+        float | None, typer.Option("--expires-in-s", metavar="SECONDS", help="It matches nothing after that.")
+    ] = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Register a URL that gets this job's events; the same job and URL again is the same endpoint."""
+    from dispatcher.cli.printing import print_answer
+    from dispatcher.cli.session import on_deployment
+    from dispatcher.service import endpoints
+    from dispatcher.service.models import CallbackCreate
+
+    fields = policy(
+        event_types=event_types,
+        description=description,
+        profile=profile,
+        ordered=ordered,
+        order_hold_s=order_hold_s,
+        signature_header=signature_header,
+        signature_prefix=signature_prefix,
+        headers=headers,
+        rate_limit=rate_limit,
+        max_in_flight=max_in_flight,
+        retry_schedule=retry_schedule,
+        timeout_s=timeout_s,
+        metadata=metadata,
+    ) | given(url=url, secret=secret, tenant=tenant, expires_in_s=expires_in_s)
+    body = CallbackCreate.read(fields)
+    made, _ = on_deployment(
+        lambda deployment: endpoints.create_callback(deployment, job_id, body, tenant=tenant or "default")
+    )
+    print_answer(made, as_json, lambda: show_with_secret(made))
