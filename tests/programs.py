@@ -54,6 +54,12 @@ class Program:
         assert found, line
         return found[0]
 
+    async def kill(self) -> None:
+        """Ends it with SIGKILL: it has no time for anything."""
+        self._process.kill()
+        await self._process.wait()
+        await self._reading
+
     async def end(self) -> int:
         """Asks it to end; its exit code, once all of its output was read."""
         if self._process.returncode is None:
@@ -66,6 +72,13 @@ class Program:
                 self._process.kill()
             code = await self._process.wait()
             await self._reading
+        return code
+
+    async def done(self) -> int:
+        """Waits until it has ended by itself; its exit code, once all of its output was read."""
+        async with asyncio.timeout(PATIENCE_S):
+            code = await self._process.wait()
+        await self._reading
         return code
 
 

@@ -94,8 +94,9 @@ class AgentApi:
                 job.steps_done = number
                 if number < len(STEPS):
                     job.status = "running"
-                    progress = {"step": step, "percentage": 100 * number // len(STEPS)}
-                    publish(session, "job.progress", progress, job_id=job_id)
+                    done = {"step": step, "percentage": 100 * number // len(STEPS)}
+                    # Each step is to arrive: of `job.progress` a slow receiver would get the newest only.
+                    publish(session, "job.step", done, job_id=job_id)
                 else:
                     job.status = "completed"
                     publish(session, "job.completed", {"result": f"{job.task}: done"}, job_id=job_id)

@@ -12,7 +12,7 @@ from dispatcher.demo.receiver import Arrival
 from dispatcher.demo.scene import Scene, opened_scene
 from dispatcher.demo.screen import CheckFailed, Screen
 
-#: job.started, job.progress after each step but the last, job.completed.
+#: job.started, job.step after each step but the last, job.completed.
 _EVENTS_OF_A_JOB = len(agent_api.STEPS) + 1
 
 
@@ -169,7 +169,7 @@ def everything_adds_up(scene: Scene) -> None:
 
 
 def _types() -> list[str]:
-    return ["job.started", *["job.progress"] * (_EVENTS_OF_A_JOB - 2), "job.completed"]
+    return ["job.started", *["job.step"] * (_EVENTS_OF_A_JOB - 2), "job.completed"]
 
 
 def _same(arrival: Arrival) -> tuple[str, str]:

@@ -1,31 +1,24 @@
-"""An agent API on FastAPI. The dispatcher runs in the app's own event loop: one process does everything."""
+"""An agent API on FastAPI. It only publishes; `dispatcher serve` beside it delivers, and streams to the page."""
 
-import asyncio
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import jobs
 import uvicorn
-from fastapi import FastAPI, HTTPException
+from fastapi import FastAPI, Request
+from fastapi.responses import FileResponse, JSONResponse
 from pydantic import BaseModel
 
-from dispatcher import Dispatcher, InvalidField
-
-running: set[asyncio.Task[None]] = set()
+from dispatcher import InvalidField
 
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    # With several app processes leave the dispatcher out here, and run `dispatcher work` beside them.
-    async with Dispatcher():
-        await jobs.create_tables()
+    async with jobs.working():
         yield
-        for task in running:
-            task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
-    await jobs.engine.dispose()
 
 
 app = FastAPI(lifespan=lifespan)
@@ -33,28 +26,50 @@ app = FastAPI(lifespan=lifespan)
 
 class NewJob(BaseModel):
     task: str
+    scenario: Literal[jobs.SCENARIOS] = "plain"
     webhook_url: str | None = None
     webhook_secret: str | None = None
 
 
+class Input(BaseModel):
+    answer: str
+
+
+@app.get("/")
+async def page() -> FileResponse:
+    return FileResponse(Path(__file__).with_name("page.html"))
+
+
 @app.post("/jobs", status_code=202)
 async def start(new: NewJob) -> dict[str, Any]:
-    try:
-        job, webhook_secret = await jobs.start(new.task, new.webhook_url, new.webhook_secret)
-    except InvalidField as error:
-        raise HTTPException(422, str(error)) from None
-    task = asyncio.create_task(jobs.work(job.id))
-    running.add(task)
-    task.add_done_callback(running.discard)
-    return {"job_id": job.id, "status": job.status, "webhook_secret": webhook_secret}
+    started = await jobs.start(new.task, new.scenario, new.webhook_url, new.webhook_secret)
+    jobs.begin(started["job_id"])
+    return started
 
 
 @app.get("/jobs/{job_id}")
 async def show(job_id: str) -> dict[str, Any]:
-    job = await jobs.find(job_id)
-    if job is None:
-        raise HTTPException(404, "there is no such job")
-    return {"job_id": job.id, "status": job.status, "result": job.result}
+    return (await jobs.find(job_id)).shown()
+
+
+@app.post("/jobs/{job_id}/input")
+async def answer(job_id: str, given: Input) -> dict[str, Any]:
+    job = await jobs.answer(job_id, given.answer)
+    jobs.begin(job_id)
+    return job.shown()
+
+
+@app.post("/jobs/{job_id}/cancel")
+async def cancel(job_id: str) -> dict[str, Any]:
+    return (await jobs.cancel(job_id)).shown()
+
+
+@app.exception_handler(InvalidField)
+@app.exception_handler(jobs.NoSuchJob)
+@app.exception_handler(jobs.Refused)
+async def refuse(request: Request, error: Exception) -> JSONResponse:
+    status = {InvalidField: 422, jobs.NoSuchJob: 404, jobs.Refused: 409}[type(error)]
+    return JSONResponse({"detail": str(error)}, status)
 
 
 if __name__ == "__main__":

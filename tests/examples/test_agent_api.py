@@ -1,99 +1,125 @@
-"""Each example agent API, run as its reader runs it, tells a real receiver of its jobs."""
+"""Each example agent API, run as its reader runs it, tells a real receiver and a follower of its jobs."""
 
 import json
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import Path
 from typing import Any
 
-import aiohttp
 import pytest
 
 from dispatcher import verify
-from tests.deployed import LOCAL
-from tests.programs import Program, running_python
-from tests.receiver import Receiver
-
-_EXAMPLES = Path(__file__).resolve().parent.parent.parent / "examples" / "agent_api"
+from tests.examples.agent_api import PAGES, agent_api, serving
+from tests.receiver import Received, Receiver
 
 _BOTH = pytest.mark.parametrize("name", ["fastapi_app.py", "aiohttp_app.py"])
+_TERMINAL = {"job.completed", "job.failed", "job.canceled"}
 
 
-@asynccontextmanager
-async def _agent_api(name: str, database_url: str) -> AsyncIterator[str]:
-    """The URL of an example, beside `dispatcher work` where it only publishes."""
-    settings = LOCAL | {"database_url": database_url}
-    environment = {f"DISPATCHER_{setting.upper()}": str(value) for setting, value in settings.items()}
-    async with AsyncExitStack() as stack:
-
-        async def started(*arguments: str | Path) -> Program:
-            return await stack.enter_async_context(running_python(*arguments, **environment))
-
-        if name == "aiohttp_app.py":
-            await (await started("-m", "dispatcher", "work")).says("dispatcher.started")
-        yield await (await started(_EXAMPLES / name)).url()
-
-
-async def _post(session: aiohttp.ClientSession, url: str, body: object) -> tuple[int, Any]:
-    async with session.post(url, json=body) as answer:
-        return answer.status, await answer.json()
-
-
-async def _get(session: aiohttp.ClientSession, url: str) -> tuple[int, Any]:
-    async with session.get(url) as answer:
-        return answer.status, await answer.json()
+async def _until_told_the_end(receiver: Receiver, path: str) -> list[tuple[Received, dict[str, Any]]]:
+    """The requests and their events, as soon as a terminal one came."""
+    told: list[tuple[Received, dict[str, Any]]] = []
+    while not told or told[-1][1]["type"] not in _TERMINAL:
+        requests = await receiver.wait_for(len(told) + 1, path)
+        told = [(request, json.loads(request.body)) for request in requests]
+    return told
 
 
 @_BOTH
-async def test_an_example_agent_api_tells_a_receiver_of_its_job(
-    empty_sqlite_url: str, receiver: Receiver, name: str
-) -> None:
-    async with _agent_api(name, empty_sqlite_url) as url, aiohttp.ClientSession() as session:
-        request = {"task": "compare two papers", "webhook_url": receiver.url("/hooks?token=1")}
-        status, job = await _post(session, f"{url}/jobs", request)
-        assert (status, job["status"]) == (202, "queued")
-        arrived = await receiver.wait_for(5)
-        for one in arrived:
-            verify(one.body, one.headers, job["webhook_secret"])
-        events = [json.loads(one.body) for one in arrived]
-        assert [(event["type"], event["sequence"]) for event in events] == [
-            ("job.started", 1),
-            ("job.progress", 2),
-            ("job.progress", 3),
-            ("job.progress", 4),
-            ("job.completed", 5),
-        ]
-        assert {event["job_id"] for event in events} == {job["job_id"]}
-        result = "plan: done; search: done; write: done"
-        assert events[-1]["data"] == {"status": "completed", "result": result}
-        shown = {"job_id": job["job_id"], "status": "completed", "result": result}
-        assert await _get(session, f"{url}/jobs/{job['job_id']}") == (200, shown)
-
-
-@_BOTH
-async def test_an_example_agent_api_takes_the_client_s_own_secret(
+async def test_an_example_agent_api_tells_a_receiver_and_a_follower_of_its_job(
     empty_sqlite_url: str, receiver: Receiver, name: str
 ) -> None:
     secret = "the client's own secret"
-    async with _agent_api(name, empty_sqlite_url) as url, aiohttp.ClientSession() as session:
-        request = {"task": "a", "webhook_url": receiver.url("/hooks"), "webhook_secret": secret}
-        assert (await _post(session, f"{url}/jobs", request))[1]["webhook_secret"] == secret
-        [first, *_] = await receiver.wait_for(1)
-        verify(first.body, first.headers, secret)
+    async with serving(empty_sqlite_url) as environment, agent_api(name, environment) as api:
+        started = await api.start("compare", webhook_url=receiver.url("/hooks?token=1"))
+        own = await api.start(webhook_url=receiver.url("/own"), webhook_secret=secret)
+        assert (started["status"], own["webhook_secret"]) == ("queued", secret)
+        told = await _until_told_the_end(receiver, "/hooks")
+        followed = await api.events(started, "job.completed")
+        status, shown = await api.get(f"/jobs/{started['job_id']}")
+        assert await api.events(shown, "job.completed") == followed, "the job shows a link of its own"
+        for request, _ in await _until_told_the_end(receiver, "/own"):
+            verify(request.body, request.headers, secret)
+    # Who follows reads every event; a receiver is spared progress that newer progress took the place of.
+    assert [event["sequence"] for event in followed] == list(range(1, PAGES + 3))
+    assert [event["type"] for event in followed] == ["job.started", *["job.progress"] * PAGES, "job.completed"]
+    assert [event["data"]["percentage"] for event in followed[1:-1]] == [100 * n // PAGES for n in range(1, PAGES + 1)]
+    previous = 0
+    for request, event in told:
+        verify(request.body, request.headers, started["webhook_secret"])
+        assert event["job_id"] == started["job_id"]
+        assert int(request.headers["x-job-previous"]) == previous
+        assert event["data"] == followed[event["sequence"] - 1]["data"]
+        previous = event["sequence"]
+    assert {event["sequence"] for _, event in told} >= {1, PAGES + 2}
+    result = f"compare: read {PAGES} pages"
+    assert followed[-1]["data"] == {"status": "completed", "result": result}
+    assert status == 200
+    expected = {"job_id": started["job_id"], "status": "completed", "pages_read": PAGES, "result": result}
+    assert shown == expected | {"events_url": shown["events_url"]}
+
+
+@_BOTH
+async def test_an_example_job_asks_fails_and_is_canceled_and_each_ends_with_one_terminal_event(
+    database_url: str, name: str
+) -> None:
+    async with serving(database_url) as environment, agent_api(name, environment) as api:
+        asking = await api.start(scenario="question")
+        job = f"/jobs/{asking['job_id']}"
+        *_, question = await api.events(asking, "job.input_required")
+        assert question["data"]["question"].endswith("?")
+        assert (await api.get(job))[1]["status"] == "input_required"
+        assert (await api.post(f"{job}/input", {"answer": "yes"}))[0] == 200
+        events = await api.events(asking, "job.completed")
+        assert [event["type"] for event in events if event["type"] != "job.progress"] == [
+            "job.started",
+            "job.input_required",
+            "job.resumed",
+            "job.completed",
+        ]
+        assert len(events) == PAGES + 4
+        for path in ("input", "cancel"):
+            assert await api.post(f"{job}/{path}", {"answer": "no"}) == (409, {"detail": "the job is completed"})
+
+        failing = await api.start(scenario="failure")
+        *_, failed = await api.events(failing, "job.failed")
+        assert failed["data"] == {"status": "failed", "result": f"page {PAGES // 2 + 1} cannot be read"}
+
+        waiting = await api.start(scenario="question")
+        await api.events(waiting, "job.input_required")
+        status, canceled = await api.post(f"/jobs/{waiting['job_id']}/cancel")
+        assert (status, canceled["status"]) == (200, "canceled")
+        events = await api.events(waiting, "job.canceled")
+        assert events[-1]["type"] == "job.canceled"
+        assert len(events) == PAGES // 2 + 3
+
+
+@_BOTH
+async def test_an_example_agent_api_goes_on_with_the_job_that_the_process_before_left(
+    empty_sqlite_url: str, name: str
+) -> None:
+    async with serving(empty_sqlite_url) as environment:
+        async with agent_api(name, environment, SECONDS_PER_PAGE="0.5") as api:
+            started = await api.start()
+            await api.events(started, "job.progress")
+        async with agent_api(name, environment) as api:
+            events = await api.events(started, "job.completed")
+    assert [event["type"] for event in events] == ["job.started", *["job.progress"] * PAGES, "job.completed"]
 
 
 @_BOTH
 async def test_an_example_agent_api_refuses_a_bad_request_and_starts_nothing(
     empty_sqlite_url: str, receiver: Receiver, name: str
 ) -> None:
-    async with _agent_api(name, empty_sqlite_url) as url, aiohttp.ClientSession() as session:
+    async with serving(empty_sqlite_url) as environment, agent_api(name, environment) as api:
         refused = {"task": "a", "webhook_url": "ftp://example.com/"}
-        status, answer = await _post(session, f"{url}/jobs", refused)
+        status, answer = await api.post("/jobs", refused)
         assert status == 422
         assert "url" in answer["detail"]
-        assert (await _post(session, f"{url}/jobs", {"webhook_url": receiver.url("/hooks")}))[0] in (400, 422)
-        assert (await _post(session, f"{url}/jobs", ["no object"]))[0] in (400, 422)
-        assert (await _get(session, f"{url}/jobs/job_unknown"))[0] == 404
-        status, job = await _post(session, f"{url}/jobs", {"task": "without a webhook"})
-        assert (status, job["webhook_secret"]) == (202, None)
+        hook = receiver.url("/hooks")
+        for body in ({"webhook_url": hook}, ["no object"], {"task": "a", "scenario": "none", "webhook_url": hook}):
+            assert (await api.post("/jobs", body))[0] in (400, 422)
+        assert (await api.get("/jobs/job_unknown"))[0] == 404
+        assert (await api.post("/jobs/job_unknown/cancel"))[0] == 404
+        assert (await api.post("/jobs/job_unknown/input", {}))[0] in (400, 422)
+        started = await api.start("without a webhook")
+        assert started["webhook_secret"] is None
+        await api.events(started, "job.completed")
     assert receiver.requests == []
