@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from statistics import median
 
-from benchmarks import drain, latency, memory, receivers, slow_endpoint
+from benchmarks import coalescing, drain, latency, memory, order, receivers, slow_endpoint, waiting
 from benchmarks.scene import Databases, databases
 
 _NAMES = {"postgresql": "PostgreSQL", "sqlite": "SQLite"}
 DIALECTS = tuple(_NAMES)
-MEASURES = ("drain", "latency", "slow", "memory")
+MEASURES = ("drain", "order", "latency", "coalescing", "waiting", "slow", "memory")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +59,18 @@ async def measure(plan: Plan, *, use_nginx: bool) -> None:
         rows: list[Row] = []
         if "drain" in plan.measures:
             rows += _drain_rows(await drain.measure(where, quickest, events=plan.events, rounds=plan.rounds))
+        if "order" in plan.measures:
+            rows += [await _order_row(where, quickest, dialect, plan) for dialect in DIALECTS]
         if "latency" in plan.measures:
             rows += [row for dialect in DIALECTS for row in await _latency_rows(where, dialect, plan)]
+        if "coalescing" in plan.measures:
+            rows += [row for dialect in DIALECTS for row in await _coalescing_rows(where, dialect, plan)]
         if "slow" in plan.measures:
             rows += [await _slow_row(where, dialect, plan) for dialect in DIALECTS]
         if "memory" in plan.measures:
             rows += [row for dialect in DIALECTS for row in await _memory_rows(where, dialect)]
+        if "waiting" in plan.measures:
+            rows += [row for dialect in DIALECTS for row in await _waiting_rows(where, dialect, plan)]
     print(_table(rows))
     print(f"\n{plan.rounds} rounds of {plan.events:,} events, {time.monotonic() - started:.0f} s in all.")
     if any(row.met is False for row in rows):
@@ -93,11 +99,43 @@ def _drain_rows(drained: drain.Drained) -> list[Row]:
     return rows
 
 
+async def _order_row(where: Databases, receiver: receivers.Receiver, dialect: str, plan: Plan) -> Row:
+    found = await order.measure(where, receiver, dialect, events=plan.events, rounds=plan.rounds)
+    ordered = drain.typical(found.ordered)
+    return Row(
+        f"{order.JOBS:,} jobs to an ordered endpoint, to the same unordered, on {_NAMES[dialect]}",
+        f"{found.ratio:.2f} ({min(found.ratios):.2f}–{max(found.ratios):.2f}); {ordered.events_per_s:,.0f} events/s,"
+        f" {ordered.cpu_us_per_event:.0f} µs CPU each",
+        "≥ 0.85",
+        found.ratio >= 0.85,
+    )
+
+
 async def _latency_rows(where: Databases, dialect: str, plan: Plan) -> list[Row]:
     found = await latency.measure(where, dialect, per_s=200, seconds=plan.seconds)
     what = f"commit to arrival at 200 events/s on {_NAMES[dialect]}"
     bar, met = ("≤ 10 ms", found.p50_ms <= 10) if dialect == "postgresql" else ("", None)
     return [Row(f"{what}, p50", f"{found.p50_ms:.1f} ms", bar, met), Row(f"{what}, p99", f"{found.p99_ms:.1f} ms")]
+
+
+async def _coalescing_rows(where: Databases, dialect: str, plan: Plan) -> list[Row]:
+    found = await coalescing.measure(where, dialect, seconds=plan.seconds)
+    most = coalescing.JOBS * (plan.seconds / coalescing.DELAY_S + 2)
+    what = f"progress of {coalescing.JOBS} jobs, {coalescing.PER_S}/s each, to a receiver that takes"
+    return [
+        Row(
+            f"{what} {coalescing.DELAY_S:g} s, on {_NAMES[dialect]}: sent of published",
+            f"{found.sent:,} of {found.published:,}; the last word after {found.last_s:.1f} s",
+            f"≤ {most:.0f}",
+            found.sent <= most,
+        ),
+        Row(
+            "the same: age of what is sent, p50 and p99",
+            f"{found.age_p50_s * 1000:.0f} ms, {found.age_p99_s * 1000:.0f} ms",
+            f"p99 ≤ {coalescing.DELAY_S * 100:.0f} ms",
+            found.age_p99_s <= coalescing.DELAY_S / 10,
+        ),
+    ]
 
 
 async def _slow_row(where: Databases, dialect: str, plan: Plan) -> Row:
@@ -115,6 +153,20 @@ async def _memory_rows(where: Databases, dialect: str) -> list[Row]:
     return [
         Row(f"resident memory at rest on {_NAMES[dialect]}", f"{found.at_rest_mb:.0f} MB"),
         Row(f"resident memory with 100 in flight on {_NAMES[dialect]}", f"{found.in_flight_mb:.0f} MB"),
+    ]
+
+
+async def _waiting_rows(where: Databases, dialect: str, plan: Plan) -> list[Row]:
+    found = await waiting.measure(where, dialect, seconds=plan.seconds)
+    shares = {"streams of jobs' events": found.streams, "long-polls of 30 s": found.long_polls}
+    return [
+        Row(
+            f"CPU that {waiting.READERS:,} idle {what} cost one process on {_NAMES[dialect]}",
+            f"{share - found.nobody:.1f} % of a core, beside {found.nobody:.1f} % with none",
+            "≤ 5 %",
+            share - found.nobody <= 5,
+        )
+        for what, share in shares.items()
     ]
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from benchmarks.receivers import Receiver
-from benchmarks.scene import Databases
+from benchmarks.scene import Databases, Scene
 from benchmarks.worker import worker
 
 
@@ -57,19 +57,24 @@ async def raw_loop(receiver: Receiver, events: int) -> Rate:
 
 
 async def drain(databases: Databases, receiver: Receiver, dialect: str, events: int) -> Rate:
-    """A process that works until it is idle; it is done when every delivery has its attempt on record."""
+    """A backlog for one endpoint."""
     async with databases.scene(dialect) as scene:
         await scene.endpoint(receiver.url, max_in_flight=100)
         await scene.backlog(events)
-        async with worker(scene, "--until-idle") as working:
-            seconds, cpu_s = await working.ended()
-        recorded = await scene.scalar(
-            "SELECT count(*) FROM attempts a JOIN deliveries d ON d.row_id = a.delivery_row"
-            " WHERE d.state = 'delivered' AND a.status = 200"
-        )
-        if recorded != events:
-            raise RuntimeError(f"{recorded} of {events} deliveries have their attempt on record")
-        return Rate(events / seconds, cpu_s / events * 1e6)
+        return await drained(scene, events)
+
+
+async def drained(scene: Scene, events: int) -> Rate:
+    """A process that works until it is idle; it is done when every delivery has its attempt on record."""
+    async with worker(scene, "--until-idle") as working:
+        seconds, cpu_s = await working.ended()
+    recorded = await scene.scalar(
+        "SELECT count(*) FROM attempts a JOIN deliveries d ON d.row_id = a.delivery_row"
+        " WHERE d.state = 'delivered' AND a.status = 200"
+    )
+    if recorded != events:
+        raise RuntimeError(f"{recorded} of {events} deliveries have their attempt on record")
+    return Rate(events / seconds, cpu_s / events * 1e6)
 
 
 def typical(rates: list[Rate]) -> Rate:

@@ -34,24 +34,31 @@ class Scene:
         #: For processes that work on it: production's settings, but for receivers on this machine.
         self.environment = environment
 
-    async def endpoint(self, url: str, *, event_types: tuple[str, ...] = ("*",), max_in_flight: int | None) -> None:
-        """Registers an endpoint."""
+    async def endpoint(self, url: str, *, max_in_flight: int | None, **fields: Any) -> None:
+        """Registers an endpoint with these fields."""
         database = self.deployment.database
         new = NewEndpoint(
             row_id=new_endpoint_row(),
             tenant="default",
             url=CallbackUrl.parse(url, self.deployment.egress),
             secret=Secret.parse(SECRET),
-            event_types=event_types,
             max_in_flight=max_in_flight,
+            **fields,
         )
         async with database.begin() as connection:
             await connection.run_sync(insert_endpoint, database.tables, self.deployment.keyring, new, database.now())
 
-    async def backlog(self, count: int, event_types: Sequence[str] = (TYPE,)) -> None:
-        """Publishes events without a job, in few transactions; their types take turns."""
+    async def backlog(self, count: int, event_types: Sequence[str] = (TYPE,), *, jobs: int = 0) -> None:
+        """Publishes events in few transactions; their types take turns, and so do jobs, if they have any."""
         database = self.deployment.database
-        rows = [{"type": event_types[number % len(event_types)], "data": DATA} for number in range(count)]
+        rows = [
+            {
+                "type": event_types[number % len(event_types)],
+                "data": DATA,
+                "job_id": f"job_{number % jobs}" if jobs else None,
+            }
+            for number in range(count)
+        ]
         for start in range(0, count, _CHUNK):
             async with database.begin() as connection:
                 await connection.execute(insert(database.tables.events), rows[start : start + _CHUNK])

@@ -1,4 +1,4 @@
-"""A real `dispatcher work` process under measurement: its log in a file, its CPU and memory as the kernel says."""
+"""A real `dispatcher` process under measurement: its log in a file, its CPU and memory as the kernel says."""
 
 import asyncio
 import json
@@ -66,6 +66,14 @@ class Worker:
                 return int(line.split()[1]) / 1024
         raise RuntimeError("the process has no resident memory any more")
 
+    def output(self) -> str:
+        """What it has written so far."""
+        return self._log.read_text()
+
+    def cpu_s(self) -> float:
+        """The CPU seconds that it has used since it was started."""
+        return self._cpu_s() - self._cpu_at_start_s
+
     def _cpu_s(self, otherwise: float = 0.0) -> float:
         try:
             fields = Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
@@ -75,12 +83,12 @@ class Worker:
 
 
 @asynccontextmanager
-async def worker(scene: Scene, *arguments: str) -> AsyncIterator[Worker]:
-    """Starts `dispatcher work` on the scene, and kills what is left of it at the end."""
+async def worker(scene: Scene, *arguments: str, command: str = "work") -> AsyncIterator[Worker]:
+    """Starts `dispatcher work` (or `serve`) on the scene, and kills what is left of it at the end."""
     log = scene.directory / "log"
     with log.open("wb") as output:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "dispatcher", "work", *arguments,
+            sys.executable, "-m", "dispatcher", command, *arguments,
             env={**scene.environment, "PYTHONPATH": str(_ROOT)},
             # Where no `.env` of anybody's is read.
             cwd=scene.directory,
