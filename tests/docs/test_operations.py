@@ -16,6 +16,7 @@ from tests.receiver import Receiver
 _PAGE = ROOT / "docs" / "operations.md"
 
 
+@pytest.mark.timeout(240)  # some thirty commands, each a Python process that starts
 async def test_every_command_of_the_operators_guide_works(tmp_path: Path, receiver: Receiver) -> None:
     async with served(tmp_path, receiver) as guide:
         await guide.run(_PAGE)

@@ -12,13 +12,21 @@ from tests.docs.pages import LINKED, PAGES, ROOT, anchors, blocks, links
 
 #: Which test runs the blocks of a language: `test_<page>.py`, or one here.
 _RUN = {
-    "sh": {"README.md", "api.md", "operations.md", "producers.md"},
-    "python": {"README.md", "operations.md", "producers.md", "receivers.md"},
+    "sh": {"README.md", "api.md", "catch-up.md", "job-progress.md", "operations.md", "producers.md"},
+    "python": {
+        "README.md",
+        "a2a.md",
+        "catch-up.md",
+        "job-progress.md",
+        "operations.md",
+        "producers.md",
+        "receivers.md",
+    },
     "sql": {"README.md", "producers.md"},
     "postgresql": {"producers.md"},
-    "javascript": {"receivers.md"},
+    "javascript": {"catch-up.md", "receivers.md"},
     "go": {"receivers.md"},
-    "json": {"api.md", "receivers.md"},
+    "json": {"api.md", "catch-up.md", "receivers.md"},
     "yaml": {"operations.md"},
 }
 #: Pictures, not code.

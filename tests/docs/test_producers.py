@@ -39,7 +39,8 @@ async def test_the_python_and_shell_of_the_producers_guide_publish_what_they_say
         with closing(sqlite3.connect("shop.db")) as database:
             types = [row[0] for row in database.execute("SELECT type FROM events ORDER BY row_id")]
             [(url,)] = database.execute("SELECT url_shown FROM endpoints WHERE job_id = 'order-1'")
-    what = ["paid", "shipped", "packed", "sent", "archived", "refunded", "paid", "paid"]
+    packing = ["started", "packing", "packing", "packing", "delivered"]
+    what = ["paid", "shipped", *packing, "packed", "sent", "archived", "refunded", "paid", "paid"]
     assert types == [f"order.{one}" for one in what]
     assert url == "https://example.com/hooks/order-1?token=***"
 

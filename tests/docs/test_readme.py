@@ -5,7 +5,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.docs.pages import ROOT, blocks
+from tests.docs.pages import ROOT, Block, blocks
 from tests.docs.python_blocks import python_of
 from tests.docs.shell import Shell
 from tests.receiver import Receiver
@@ -23,6 +23,8 @@ async def test_the_integration_of_the_readme_delivers_a_jobs_event_that_verifies
     for block in blocks(_PAGE, "sh"):
         if not block.not_run:
             await shell.run(block)
+    # The answer must hold the secret that signs, where the tenant has a default too.
+    await shell.run(Block(_PAGE, 0, "sh", "dispatcher tenants set-secret default", None))
     async with python_of(_PAGE) as names:
         app = names["app"]
         transport = httpx.ASGITransport(app=app)

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 import shutil
 import subprocess
 from collections.abc import Mapping
@@ -15,7 +16,8 @@ import pytest
 from standardwebhooks.webhooks import WebhookVerificationError
 
 from dispatcher.clock import SystemClock
-from dispatcher.rules.bodies import EventFacts, render
+from dispatcher.rules.a2a_bodies import OTHERWISE, STATES
+from dispatcher.rules.bodies import EventFacts, body_headers, frozen_profile, render
 from dispatcher.states import Profile
 from tests.docs.pages import ROOT, blocks
 from tests.docs.python_blocks import python_of
@@ -78,14 +80,6 @@ async def test_each_way_to_verify_in_python_tells_a_genuine_request(genuine: Gen
         assert names["event_of"](body, headers, known)["data"] == {"percentage": 40}
         with pytest.raises(WebhookVerificationError):
             names["event_of"](genuine.changed, headers, known)
-
-
-async def test_the_order_rule_skips_what_is_old_and_notices_what_was_missed(genuine: Genuine) -> None:
-    async with python_of(_PAGE) as names:
-        look = names["look"]
-        assert look(json.loads(genuine.body), genuine.headers, 0) == (True, False)
-        assert look({"sequence": 4}, {"x-job-previous": "3"}, 2) == (True, True)
-        assert look({"sequence": 2}, {"x-job-previous": "1"}, 2) == (False, False)
 
 
 async def test_the_flask_receiver_takes_what_is_genuine_only(genuine: Genuine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -215,7 +209,16 @@ def test_the_bodies_are_what_each_profile_renders() -> None:
         data='{"percentage": 40, "step": "search"}',
     )
     written = [block.text.strip() for block in blocks(_PAGE, "json")]
-    assert written == [render(profile, event).decode() for profile in Profile]
+    assert written == [render(frozen_profile(profile, "/dispatcher"), event).decode() for profile in Profile]
+    [headers] = [block.text for block in blocks(_PAGE, "") if block.text.startswith("ce-")]
+    sent = body_headers(frozen_profile(Profile.CLOUDEVENTS_BINARY, "/dispatcher"), event)
+    assert headers.splitlines() == [f"{name}: {value}" for name, value in sent.items() if name != "content-type"]
+
+
+def test_the_states_of_a2a_are_those_of_the_table() -> None:
+    rows = re.findall(r"^\| (.+) \| `(TASK_STATE_\w+)` \|$", _PAGE.read_text(), re.MULTILINE)
+    written = {last: state for segments, state in rows for last in re.findall(r"`(\w+)`", segments)}
+    assert written == {**STATES, "started": OTHERWISE, "progress": OTHERWISE}
 
 
 async def test_a_request_has_the_headers_of_the_table_and_no_others_of_ours(genuine: Genuine) -> None:
