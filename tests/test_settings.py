@@ -44,6 +44,19 @@ def test_a_database_is_named_with_or_without_its_driver(url: str) -> None:
     assert load(database_url=url).database_url == url
 
 
+@pytest.mark.parametrize("source", ["", "two words", "ümlaut", 'a"b', "50%", "a\nb", "x" * 1001])
+def test_a_source_that_is_no_uri_reference_is_refused(source: str) -> None:
+    with pytest.raises(InvalidSettings, match="DISPATCHER_SOURCE"):
+        load(source=source)
+
+
+@pytest.mark.parametrize(
+    "source", ["/dispatcher", "https://api.example.com/a?b=c#d", "urn:uuid:1", "a%20b", "it's;(so)"]
+)
+def test_a_source_is_a_uri_reference(source: str) -> None:
+    assert load(source=source).source == source
+
+
 def test_an_admin_key_may_be_any_text() -> None:
     key = load(admin_key="admin").admin_key
     assert key is not None
