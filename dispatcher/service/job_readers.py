@@ -1,7 +1,7 @@
 """Who waits for a job's events in this process: woken by what fan-outs numbered, never by asking one by one.
 
 A fan-out says which jobs it numbered: in this process by a call, in another on PostgreSQL by a notification, which is
-sent only while some process has readers. Once a second, as the floor under these hints, one statement asks about all
+sent only while some process has readers. Every 5 s, as the floor under these hints, one statement asks about all
 jobs that are waited for.
 """
 
@@ -17,7 +17,9 @@ from dispatcher.store.deployment import Deployment
 from dispatcher.store.job_events import announce_readers, listen_for_numbered, moved_jobs
 
 #: How often all are asked about at most without a hint, in seconds.
-FLOOR_S = 1.0
+FLOOR_S = 5.0
+#: How long the readers wait after an outage or a fault before they look again.
+RETRY_S = 1.0
 #: Hints that come so close together are answered by one statement.
 COALESCE_S = 0.02
 #: For how long fan-outs elsewhere are told to notify, and how often that is told again.
@@ -227,11 +229,11 @@ class JobReaders:
                     await self._look()
                 except StoreUnavailable as error:
                     log.warning("store.unavailable", stage="readers", error=str(error))
-                    await asyncio.sleep(FLOOR_S)
+                    await asyncio.sleep(RETRY_S)
                 except Exception:
                     # A fault of ours must not leave those who wait without the floor.
                     log.exception("readers.failed")
-                    await asyncio.sleep(FLOOR_S)
+                    await asyncio.sleep(RETRY_S)
         finally:
             if self._running is asyncio.current_task():
                 self._running = None
@@ -270,6 +272,9 @@ class JobReaders:
         if self._database.dialect != "sqlite":
             async with self._database.begin() as connection:
                 await announce_readers(connection, self._database, ANNOUNCED_S)
+            # What was numbered elsewhere before it was told.
+            self._all = True
+            self._rung.set()
 
 
 def _remove(index: dict[KeyT, set[Watch]], key: KeyT, watch: Watch) -> None:
