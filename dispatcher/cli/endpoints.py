@@ -60,7 +60,7 @@ def create(
     from dispatcher.service import endpoints
     from dispatcher.service.models import CallbackCreate, EndpointCreate
 
-    fields = policy(
+    fields = _policy(
         event_types=event_types,
         description=description,
         profile=profile,
@@ -94,7 +94,7 @@ def create(
         made, _ = on_deployment(
             lambda deployment: endpoints.create_callback(deployment, job_id, callback, tenant=owner)
         )
-    print_answer(made, as_json, lambda: show_with_secret(made))
+    print_answer(made, as_json, lambda: _show_with_secret(made))
 
 
 @app.command("list", epilog=examples("dispatcher endpoints list --status disabled --json"))
@@ -166,7 +166,7 @@ def update(
     from dispatcher.service import endpoints
     from dispatcher.service.models import EndpointUpdate
 
-    fields = policy(
+    fields = _policy(
         event_types=event_types,
         description=description,
         profile=profile,
@@ -238,7 +238,7 @@ def rotate_secret(
 
     body = RotateSecret.read(given(secret=secret, overlap_s=overlap_s))
     rotated = on_deployment(lambda deployment: endpoints.rotate_secret(deployment, endpoint_id, body, tenant=tenant))
-    print_answer(rotated, as_json, lambda: show_with_secret(rotated))
+    print_answer(rotated, as_json, lambda: _show_with_secret(rotated))
 
 
 @app.command("test", epilog=examples("dispatcher endpoints test ep_0123456789abc"))
@@ -301,7 +301,7 @@ def recover(
     )
 
 
-def policy(*, headers: list[str] | None, metadata: list[str] | None, **fields: Any) -> dict[str, Any]:
+def _policy(*, headers: list[str] | None, metadata: list[str] | None, **fields: Any) -> dict[str, Any]:
     """The options that were given, as fields of a request."""
     sent = {name: unnulled(value) for name, value in given(**fields).items()}
     return sent | given(headers=pairs(headers, ":", "--headers"), metadata=pairs(metadata, "=", "--metadata"))
@@ -323,7 +323,7 @@ def _print(work: Any, as_json: bool) -> None:
     print_answer(endpoint, as_json, lambda: print_attributes(endpoint))
 
 
-def show_with_secret(made: Any) -> None:
+def _show_with_secret(made: Any) -> None:
     """An endpoint that was just made or rotated, with its secret."""
     from dispatcher.cli.printing import print_attributes, print_secret
 

@@ -4,9 +4,8 @@ from typing import Annotated
 
 import typer
 
-from dispatcher.cli import options
-from dispatcher.cli.endpoints import Url, policy, show_with_secret
-from dispatcher.cli.options import examples, given
+from dispatcher.cli import endpoints, options
+from dispatcher.cli.options import examples
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -23,7 +22,7 @@ app = typer.Typer(
 )
 def callback(
     job_id: Annotated[str, typer.Argument(metavar="JOB_ID", help="The job.", show_default=False)],
-    url: Url,
+    url: endpoints.Url,
     event_types: options.EventTypes = None,
     secret: Annotated[
         str | None, typer.Option("--secret", help="Signs deliveries (default: the tenant's, or one is made).")
@@ -32,6 +31,7 @@ def callback(
     profile: options.BodyProfile = None,
     ordered: options.Ordered = None,
     order_hold_s: options.OrderHoldS = None,
+    progress_interval_s: options.ProgressIntervalS = None,
     signature_header: options.SignatureHeader = None,
     signature_prefix: options.SignaturePrefix = None,
     headers: options.Headers = None,
@@ -47,28 +47,5 @@ def callback(
     as_json: options.AsJson = False,
 ) -> None:
     """Register a URL that gets this job's events; the same job and URL again is the same endpoint."""
-    from dispatcher.cli.printing import print_answer
-    from dispatcher.cli.session import on_deployment
-    from dispatcher.service import endpoints
-    from dispatcher.service.models import CallbackCreate
-
-    fields = policy(
-        event_types=event_types,
-        description=description,
-        profile=profile,
-        ordered=ordered,
-        order_hold_s=order_hold_s,
-        signature_header=signature_header,
-        signature_prefix=signature_prefix,
-        headers=headers,
-        rate_limit=rate_limit,
-        max_in_flight=max_in_flight,
-        retry_schedule=retry_schedule,
-        timeout_s=timeout_s,
-        metadata=metadata,
-    ) | given(url=url, secret=secret, tenant=tenant, expires_in_s=expires_in_s)
-    body = CallbackCreate.read(fields)
-    made, _ = on_deployment(
-        lambda deployment: endpoints.create_callback(deployment, job_id, body, tenant=tenant or "default")
-    )
-    print_answer(made, as_json, lambda: show_with_secret(made))
+    # Every option of this command is one of `endpoints create`, by the same name.
+    endpoints.create(**locals())

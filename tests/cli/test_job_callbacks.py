@@ -1,5 +1,8 @@
 """`dispatcher jobs callback`: a job's own URL, registered once."""
 
+import inspect
+
+from dispatcher.cli import endpoints, job_callbacks
 from tests.cli.conftest import Cli
 
 URL = "https://example.com/jobs/1"
@@ -27,3 +30,12 @@ def test_a_refused_url_is_code_2_and_registers_nothing(cli: Cli) -> None:
     assert outcome.code == 2
     assert "url" in outcome.stderr
     assert cli("endpoints", "list", "--json").json["data"] == []
+
+
+def test_it_takes_every_option_that_an_endpoint_is_made_with(cli: Cli) -> None:
+    its_own, all_of_them = (
+        inspect.signature(command).parameters for command in (job_callbacks.callback, endpoints.create)
+    )
+    assert set(all_of_them) - set(its_own) == {"idempotency_key"}
+    made = cli("jobs", "callback", "job_1", URL, "--progress-interval-s", "2.5", "--json").json
+    assert (made["job_id"], made["progress_interval_s"]) == ("job_1", 2.5)

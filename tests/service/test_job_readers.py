@@ -1,6 +1,7 @@
 """Readers are woken, not polled: one statement for all, in this process and from others."""
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -10,6 +11,7 @@ from dispatcher.service.job_readers import JobReaders
 from dispatcher.service.models import JobEvents
 from dispatcher.store import migrate
 from dispatcher.store.deployment import open_deployment
+from dispatcher.store.job_events import announce_readers
 from tests.clock import FakeClock
 from tests.outpost import Outpost
 from tests.service.conftest import open_scene, settings_for
@@ -82,6 +84,28 @@ async def test_without_any_hint_the_floor_finds_what_was_numbered(
         assert not waits[0].done()
         await settle(scene.deployment.database)
         assert (await waits[0]).settled
+
+
+async def test_what_was_numbered_elsewhere_before_it_was_told_to_notify_is_found(
+    postgres_url: str, clock: FakeClock, without_floor: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def hear_nothing(*_: object) -> None:
+        await asyncio.Event().wait()
+
+    async with open_scene(postgres_url, clock) as scene:
+        await scene.publish(job_id="job_1")
+        await numbered(scene)
+
+        async def announce_too_late(*arguments: Any) -> None:
+            await watched(readers, 1)
+            await scene.publish(job_id="job_1")
+            await numbered(scene)
+            await announce_readers(*arguments)
+
+        monkeypatch.setattr(job_readers, "listen_for_numbered", hear_nothing)
+        monkeypatch.setattr(job_readers, "announce_readers", announce_too_late)
+        async with readers_of(scene.deployment) as readers, asyncio.timeout(PATIENCE_S):
+            assert len((await wait_for(scene, readers, "job_1", 1)).data) == 1
 
 
 async def test_a_fan_out_of_another_process_wakes_the_readers_of_this_one(
