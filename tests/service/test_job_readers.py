@@ -169,6 +169,16 @@ async def test_a_fan_out_notifies_only_while_somebody_reads(postgres_outpost: Ou
                     await driver.execute("SELECT 1")
         jobs_rows = await postgres_outpost.rows("jobs")
         assert told == [str(jobs_rows[0].row_id)]
+        # More jobs than a notification carries: any job, then.
+        await driver.execute("ALTER TABLE jobs ALTER row_id RESTART WITH 1000000000000000000")
+        for n in range(500):
+            await postgres_outpost.publish("job.step", job_id=f"many_{n}")
+        async with postgres_outpost.store() as store:
+            assert len((await store.fan_out(500)).jobs) == 500
+        async with asyncio.timeout(PATIENCE_S):
+            while len(told) == 1:
+                await driver.execute("SELECT 1")
+        assert told[1:] == [""]
         # A connection that listens must not go back to the pool.
         await connection.invalidate()
 

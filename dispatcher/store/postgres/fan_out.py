@@ -15,6 +15,9 @@ from dispatcher.store.postgres.progress import due_as_head
 from dispatcher.store.postgres.record import Record
 from dispatcher.store.tables import Tables
 
+#: PostgreSQL carries up to 7,999 bytes with a notification; more jobs than that stand for all.
+LONGEST_PAYLOAD = 7900
+
 _patterns = lru_cache(maxsize=4096)(patterns_for)
 
 
@@ -74,9 +77,17 @@ class FanOut:
                 settled_at = COALESCE(j.settled_at, excluded.settled_at)
             RETURNING tenant, job_id, row_id, last_sequence, settled_by
         """
+        # Who waits for a job's events in another process hears of it when this commits. Only while somebody waits: a
+        # notifying transaction takes a global lock at its commit.
         self._keep_sequence = f"""
-            INSERT INTO {name("job_events")} (job_row, sequence, event_row, kind)
-            SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::text[])
+            WITH kept AS (
+                INSERT INTO {name("job_events")} (job_row, sequence, event_row, kind)
+                SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::text[])
+            ),
+            numbered AS (SELECT string_agg(DISTINCT job_row::text, ',') AS jobs FROM unnest($1) AS n(job_row))
+            SELECT pg_notify('{tables.readers_channel}',
+                             CASE WHEN length(jobs) <= {LONGEST_PAYLOAD} THEN jobs ELSE '' END)
+            FROM numbered CROSS JOIN {name("wakeup")} WHERE readers_until > clock_timestamp()
         """
         matching = f"""
             WITH event AS (

@@ -23,9 +23,6 @@ from dispatcher.store.postgres.progress import took_its_place
 from dispatcher.store.postgres.record import Record, all_well
 from dispatcher.store.postgres.wakeup import listen
 
-#: PostgreSQL carries up to 7,999 bytes with a notification; more jobs than that stand for all.
-LONGEST_PAYLOAD = 7900
-
 #: However long the lease is: no statement here should take a tenth of it, and PostgreSQL counts to 24 days.
 LONGEST_STATEMENT_S = 600.0
 
@@ -110,11 +107,6 @@ class PostgresStore:
             WHERE row_id = ANY($1) AND state = 'pending' AND NOT late RETURNING lane, endpoint_row
         """
         self._busy = f"UPDATE {name('wakeup')} SET busy_until = clock_timestamp() + $1"
-        # A notifying transaction takes a global lock at its commit: only while some process has readers.
-        self._tell_readers = (
-            f"SELECT pg_notify('{tables.readers_channel}', $1) FROM {name('wakeup')}"
-            " WHERE readers_until > clock_timestamp()"
-        )
 
     @property
     def dispatcher_row(self) -> int:
@@ -143,14 +135,7 @@ class PostgresStore:
     async def fan_out(self, limit: int) -> FannedOut:
         now = self._database.literal_now()
 
-        async def work(driver: Driver) -> FannedOut:
-            fanned = await self._fan_out.run(driver, limit, now)
-            if fanned.jobs:
-                payload = ",".join(map(str, sorted(fanned.jobs)))
-                await driver.execute(self._tell_readers, payload if len(payload) <= LONGEST_PAYLOAD else "")
-            return fanned
-
-        return await self._fanning.transact(work)
+        return await self._fanning.transact(lambda driver: self._fan_out.run(driver, limit, now))
 
     async def claim(self, limit: int, ended: Sequence[tuple[int, int]] = ()) -> ClaimedBatch:
         now = self._database.literal_now()
