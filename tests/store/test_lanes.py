@@ -53,7 +53,9 @@ async def test_a_failing_head_holds_its_lane_until_its_hold_is_over_and_is_late_
     await outpost.endpoint()
     await _queue(outpost, store, "a", "b")
     head = await _claim_one(store)
-    await store.record([finished(head, Outcome.RETRY, at=clock.now(), delay_s=3600.0, hold_s=900.0)])
+    put_off = await store.record([finished(head, Outcome.RETRY, at=clock.now(), delay_s=3600.0, hold_s=900.0)])
+    # The head had not been waiting: a wake-up would find nothing.
+    assert not put_off.freed
     assert not await _claim(store)
     clock.advance(899)
     assert await store.pass_lanes(10) == 0
