@@ -13,6 +13,8 @@ from dispatcher.service.job_readers import JobReaders
 from dispatcher.settings import Settings, load
 from dispatcher.store.deployment import Deployment, open_deployment
 from tests.api.client import ADMIN_KEY, Api
+from tests.api.desk import Desk, open_desk
+from tests.clock import FakeClock
 
 
 def settings_for(url: str) -> Settings:
@@ -77,3 +79,15 @@ def new_key(api: Api) -> Callable[[str], Awaitable[str]]:
         return str(answered.json["key"])
 
     return make
+
+
+@pytest.fixture
+async def desk(database_url: str, clock: FakeClock) -> AsyncIterator[Desk]:
+    async with open_desk(database_url, clock) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def sqlite_desk(sqlite_url: str, clock: FakeClock) -> AsyncIterator[Desk]:
+    async with open_desk(sqlite_url, clock) as opened:
+        yield opened
