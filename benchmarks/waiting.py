@@ -53,6 +53,8 @@ async def measure(databases: Databases, dialect: str, *, seconds: float) -> Wait
                 # Their renewals spread over the whole wait, as those of real clients do.
                 with_polls = await _share(working, max(seconds, 30.0))
                 for poll in polls:
+                    if poll.done():
+                        raise RuntimeError("a long-poll ended before the measurement did") from poll.exception()
                     poll.cancel()
                 await asyncio.wait(polls)
     return Waiting(nobody, with_streams, with_polls)

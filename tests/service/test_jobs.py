@@ -10,6 +10,7 @@ import pytest
 
 from dispatcher.errors import InvalidField, NotFound, TooManyReaders
 from dispatcher.service import endpoints, jobs
+from dispatcher.service.job_readers import on_tick
 from dispatcher.service.models import CallbackCreate, JobEvents
 from dispatcher.store import retention
 from tests.clock import FakeClock
@@ -160,6 +161,11 @@ async def test_a_wait_that_brings_nothing_ends_empty(scene: Scene) -> None:
         assert part == JobEvents(data=[], after=1, settled=False)
         with pytest.raises(NotFound):
             await jobs.events_after(scene.deployment, "job_2", tenant="default", wait_s=0.01, readers=readers)
+
+
+@pytest.mark.parametrize(("until", "ends"), [(130.3, 130.0), (115.0, 115.0), (114.9, 114.5), (104.9, 104.9)])
+def test_long_waits_end_together_a_little_early_and_short_ones_when_they_say(until: float, ends: float) -> None:
+    assert on_tick(until, now=100.1) == pytest.approx(ends)
 
 
 async def test_a_job_that_does_not_exist_yet_is_waited_for(scene: Scene) -> None:
