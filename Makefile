@@ -5,7 +5,7 @@ SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help setup demo test check format-check lint imports types format crash bench docs wheel lock clean
+.PHONY: help setup demo test check format-check lint imports types format chaos bench docs wheel lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -41,8 +41,8 @@ format: setup  ## Format the code and fix what ruff can fix.
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-crash: setup  ## The large kill -9 campaign (minutes); the suite has a small one.
-	$(BIN)/python -m pytest -m campaign tests/test_crash.py
+chaos: setup  ## The fault campaign (minutes to hours; CHAOS_KILLS, CHAOS_SEED); the suite has short forms.
+	$(BIN)/python -m pytest -m campaign tests/chaos
 
 bench: setup  ## Measure against the yardsticks in benchmarks/.
 	$(BIN)/python -m benchmarks

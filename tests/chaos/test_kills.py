@@ -8,13 +8,13 @@ from random import Random
 
 import pytest
 
-from tests.crash.audit import Audit, Unsettled, audit
-from tests.crash.producers import Ledger, producing
-from tests.crash.scene import GRACE_S, LOOSE, InFlight, Scene, moody, scene
-from tests.crash.witness import Arrival, Witness
+from tests.chaos.audit import Audit, Unsettled, audit
+from tests.chaos.producers import Ledger, producing
+from tests.chaos.scene import GRACE_S, LOOSE, InFlight, Scene, moody, scene
+from tests.chaos.witness import Arrival, Witness
 
 #: Each run its own; printed where a promise was broken.
-SEED = int(os.environ.get("CRASH_SEED") or int.from_bytes(os.urandom(4)))
+SEED = int(os.environ.get("CHAOS_SEED") or int.from_bytes(os.urandom(4)))
 
 
 async def settle(at: Scene, ledger: Ledger) -> None:
@@ -82,7 +82,7 @@ async def arrivals(witness: Witness, more: int) -> None:
 
 
 def check(found: Audit) -> None:
-    assert found.broken == {}, f"CRASH_SEED={SEED}\n{found.table()}"
+    assert found.broken == {}, f"CHAOS_SEED={SEED}\n{found.table()}"
     assert found.duplicates <= found.in_flight
     assert found.rolled_back
     assert found.events
@@ -114,7 +114,7 @@ async def test_a_sigterm_under_load_ends_in_time_with_every_attempt_on_record(da
         await settle(at, ledger)
         found = await audit(at, ledger)
     # Among others: no attempt was interrupted, and each that arrived is logged with the answer it got.
-    assert found.broken == {}, f"CRASH_SEED={SEED}\n{found.table()}"
+    assert found.broken == {}, f"CHAOS_SEED={SEED}\n{found.table()}"
     assert found.duplicates == 0
 
 
@@ -195,16 +195,16 @@ async def test_a_hundred_kills_lose_nothing(
 ) -> None:
     if workers > 1 and database_url.startswith("sqlite"):
         pytest.skip("a SQLite file has one dispatcher")
-    found = await besiege(database_url, kills=int(os.environ.get("CRASH_KILLS", "100")), workers=workers)
+    found = await besiege(database_url, kills=int(os.environ.get("CHAOS_KILLS", "100")), workers=workers)
     with capsys.disabled():
-        print(f"\n{database_url.partition(':')[0]}, {workers} process(es), CRASH_SEED={SEED}\n{found.table()}")
+        print(f"\n{database_url.partition(':')[0]}, {workers} process(es), CHAOS_SEED={SEED}\n{found.table()}")
     check(found)
 
 
 @pytest.mark.campaign
 @pytest.mark.timeout(3600)
 async def test_a_hundred_pauses_overwrite_nothing(postgres_url: str, capsys: pytest.CaptureFixture[str]) -> None:
-    found = await exhaust(postgres_url, pauses=int(os.environ.get("CRASH_KILLS", "100")))
+    found = await exhaust(postgres_url, pauses=int(os.environ.get("CHAOS_KILLS", "100")))
     with capsys.disabled():
-        print(f"\npauses, CRASH_SEED={SEED}\n{found.table()}")
+        print(f"\npauses, CHAOS_SEED={SEED}\n{found.table()}")
     check(found)

@@ -10,9 +10,9 @@ from random import Random
 from sqlalchemy import select, text
 
 from dispatcher.clock import SystemClock
-from tests.crash.producers import DOOMED
-from tests.crash.witness import Arrival, Witness
-from tests.crash.worker import Worker
+from tests.chaos.producers import DOOMED
+from tests.chaos.witness import Arrival, Witness
+from tests.chaos.worker import Worker
 from tests.outpost import SECRET_KEY, Outpost
 
 #: The endpoint with lanes, and the one without.

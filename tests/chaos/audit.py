@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
-from tests.crash.producers import Ledger
-from tests.crash.scene import ORDERED, RETRIES, InFlight, Scene
-from tests.crash.witness import Answered, Arrival
+from tests.chaos.producers import Ledger
+from tests.chaos.scene import ORDERED, RETRIES, InFlight, Scene
+from tests.chaos.witness import Answered, Arrival
 
 #: Interruptions in a row that use up no retry.
 FORGIVEN = 4

@@ -9,7 +9,7 @@ from random import Random
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 
 from dispatcher import prepare_sqlite, publish
-from tests.crash.witness import Witness
+from tests.chaos.witness import Witness
 
 #: The data of an event that no attempt succeeds with.
 DOOMED = "doomed"
