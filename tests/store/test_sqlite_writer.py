@@ -2,14 +2,18 @@
 
 import asyncio
 import sqlite3
+import sys
 import threading
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
 from dispatcher.errors import StoreUnavailable
 from dispatcher.store.sqlite import connection as writing
+from dispatcher.store.sqlite import wakeup
 from dispatcher.store.sqlite.connection import Connection, Writer
+from dispatcher.store.sqlite.inotify import Writes
 from dispatcher.store.sqlite.wakeup import watch
 
 
@@ -46,6 +50,15 @@ async def test_a_file_that_stays_locked_is_an_outage(tmp_path: Path, monkeypatch
     await writer.close()
 
 
+@pytest.fixture(params=["told of writes", "asking"])
+def way_of_watching(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "asking":
+        monkeypatch.setattr(wakeup, "Writes", Mock(side_effect=OSError("no inotify")))
+    elif sys.platform == "linux":
+        monkeypatch.setattr(wakeup, "FLOOR_S", 3600.0)
+
+
+@pytest.mark.usefixtures("way_of_watching")
 async def test_a_producers_commit_wakes_and_the_writers_own_does_not(tmp_path: Path) -> None:
     writer = await _writer(tmp_path / "outbox.db")
     woken = asyncio.Semaphore(0)
@@ -58,8 +71,55 @@ async def test_a_producers_commit_wakes_and_the_writers_own_does_not(tmp_path: P
     assert woken.locked()
     producer = sqlite3.connect(tmp_path / "outbox.db", isolation_level=None)
     producer.execute("INSERT INTO t VALUES (2)")
+    async with asyncio.timeout(10):
+        await woken.acquire()
+    assert woken.locked()
+    producer.execute("INSERT INTO t VALUES (3)")
     producer.close()
     async with asyncio.timeout(10):
         await woken.acquire()
     watching.cancel()
     await writer.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells of writes")
+async def test_a_file_that_nobody_writes_to_is_not_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "outbox.db").symlink_to(tmp_path / "real" / "outbox.db")
+    writer = await _writer(tmp_path / "outbox.db")
+    woken, resting = asyncio.Semaphore(0), asyncio.Semaphore(0)
+    hear = Writes.next
+
+    async def next_write(writes: Writes, seconds: float) -> bool:
+        resting.release()
+        return await hear(writes, 3600.0)
+
+    monkeypatch.setattr(Writes, "next", next_write)
+    watching = asyncio.create_task(watch(writer, woken.release))
+    async with asyncio.timeout(10):
+        await woken.acquire()
+        await resting.acquire()
+        producer = sqlite3.connect(tmp_path / "outbox.db", isolation_level=None)
+        producer.execute("INSERT INTO t VALUES (2)")
+        producer.close()
+        await woken.acquire()
+        await resting.acquire()
+    watching.cancel()
+    await writer.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells of writes")
+async def test_a_file_that_comes_back_is_listened_to_again(tmp_path: Path) -> None:
+    file = tmp_path / "log"
+    with Writes(file) as writes:
+        assert not writes.listen()
+        file.write_text("1")
+        assert writes.listen()
+        assert not await writes.next(0.001)
+        file.unlink()
+        assert await writes.next(10)
+        assert not writes.listen()
+        file.write_text("2")
+        assert writes.listen()
+        file.write_text("3")
+        assert await writes.next(10)

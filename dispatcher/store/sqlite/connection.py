@@ -108,7 +108,7 @@ class Writer:
     """The thread that owns the connection."""
 
     def __init__(self, file: Path) -> None:
-        self._file = file
+        self.file = file
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="dispatcher-sqlite")
         self._connection: Connection | None = None
         self._at_work = 0
@@ -153,7 +153,7 @@ class Writer:
 
     def _open(self) -> Connection:
         if self._connection is None:
-            self._connection = Connection(self._file)
+            self._connection = Connection(self.file)
         return self._connection
 
     def _transact(self, work: Callable[[Connection], T]) -> T:
