@@ -93,8 +93,9 @@ class Fanning:
         self._callbacks_at = self._clock.monotonic() + CALLBACKS_LINGER_S
         async with self._database.begin() as connection:
             looked_at, deliveries = await job_callbacks.catch_up(connection, self._database, CALLBACKS)
-        if deliveries:
-            metrics.deliveries_made.inc(deliveries)
+        metrics.deliveries_made.inc(deliveries)
+        if looked_at:
+            # What came after a job's end may have waited for this.
             self._made.ring()
         return looked_at
 

@@ -6,6 +6,7 @@ then the fan-out has committed, and what it says about the job counts.
 """
 
 import json
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -16,10 +17,21 @@ from dispatcher.rules.event_types import matches
 from dispatcher.states import DeliveryState, EndpointStatus
 from dispatcher.store.database import Database
 from dispatcher.store.duty_rows import later
-from dispatcher.store.transitions import put_back
+from dispatcher.store.transitions import lock_jobs, put_back, settle_lanes
 
 # Written as the partial indexes are declared: a parameter in place of a word would hide the index from the planner.
 _OPEN = "job_id IS NOT NULL AND expires_at IS NULL AND status <> 'disabled'"
+
+
+def after_end(name: Callable[[str], str]) -> str:
+    """SQL: whether a match of the fan-out comes after its job's terminal event.
+
+    To a callback that may have missed that one it waits until it was looked for: it must not overtake it.
+    """
+    return f"""EXISTS (
+        SELECT 1 FROM {name("jobs")} j JOIN {name("job_events")} t ON t.event_row = j.settled_by
+        WHERE j.row_id = match.lane AND t.sequence < match.sequence
+    )"""
 
 
 async def catch_up(connection: AsyncConnection, database: Database, limit: int) -> tuple[int, int]:
@@ -36,10 +48,12 @@ async def catch_up(connection: AsyncConnection, database: Database, limit: int) 
         await connection.execute(
             select(
                 e.row_id,
+                e.ordered,
                 e.status,
                 e.deleted_at,
                 e.event_types,
                 e.expires_at,
+                j.row_id.label("job_row"),
                 j.settled_by,
                 event.type,
                 known.label("known"),
@@ -60,8 +74,12 @@ async def catch_up(connection: AsyncConnection, database: Database, limit: int) 
         update(tables.endpoints).where(e.row_id.in_([row.row_id for row in flagged])).values(catch_up=False)
     )
     now = (await connection.execute(select(database.now()))).scalar_one()
+    lanes = {(row.job_row, row.row_id) for row in flagged if row.job_row is not None and row.ordered}
+    await lock_jobs(connection, tables, (job_row for job_row, _ in lanes))
     missed = [(row.settled_by, row.row_id) for row in flagged if _missed(row, now)]
     made = await put_back(connection, database, missed) if missed else []
+    # What came after the end has waited for this.
+    await settle_lanes(connection, database, lanes)
     return len(flagged), sum(one.outcome == "put_back" for one in made)
 
 

@@ -44,7 +44,7 @@ async def put_back(
     d, numbered = tables.deliveries.c, tables.job_events.c
     event_rows = sorted({event_row for event_row, _ in pairs})
     jobs = select(numbered.job_row).where(numbered.event_row.in_(event_rows))
-    await _lock_jobs(connection, tables, (await connection.execute(jobs)).scalars())
+    await lock_jobs(connection, tables, (await connection.execute(jobs)).scalars())
     facts = await _facts(connection, tables, pairs)
     standing = {
         (row.event_row, row.endpoint_row): row
@@ -135,7 +135,7 @@ async def put_back(
             .values(redelivered_at=now)
         )
     lanes |= await supersede_older(connection, database, progress)
-    await _settle_lanes(connection, database, lanes)
+    await settle_lanes(connection, database, lanes)
     await pace(connection, database, {(one.job_row, one.endpoint_row) for one in progress} - lanes)
     return outcomes
 
@@ -171,7 +171,7 @@ async def _cancel(
 ) -> int:
     tables = database.tables
     d = tables.deliveries.c
-    await _lock_jobs(connection, tables, jobs)
+    await lock_jobs(connection, tables, jobs)
     cancelled = (
         await connection.execute(
             update(tables.deliveries)
@@ -180,7 +180,7 @@ async def _cancel(
             .returning(d.lane, d.endpoint_row)
         )
     ).all()
-    await _settle_lanes(connection, database, {(row[0], row[1]) for row in cancelled if row[0] is not None})
+    await settle_lanes(connection, database, {(row[0], row[1]) for row in cancelled if row[0] is not None})
     return len(cancelled)
 
 
@@ -214,17 +214,18 @@ async def _facts(
     return {(row.event_row, row.endpoint_row): row for row in rows}
 
 
-async def _lock_jobs(connection: AsyncConnection, tables: Tables, job_rows: Iterable[int]) -> None:
+async def lock_jobs(connection: AsyncConnection, tables: Tables, job_rows: Iterable[int]) -> None:
+    """Takes the locks of these jobs' lanes, in the order in which fan-out takes them."""
     rows = set(job_rows)
     if rows:
         j = tables.jobs.c
         await connection.execute(
-            # In the order in which fan-out takes them.
             select(j.row_id).where(j.row_id.in_(rows)).order_by(j.tenant, j.job_id).with_for_update(key_share=True)
         )
 
 
-async def _settle_lanes(connection: AsyncConnection, database: Database, lanes: Collection[tuple[int, int]]) -> None:
+async def settle_lanes(connection: AsyncConnection, database: Database, lanes: Collection[tuple[int, int]]) -> None:
+    """Lets the first living delivery of each lane (job and endpoint) go and the others wait; the jobs are locked."""
     tables = database.tables
     d = tables.deliveries.c
     for lane, endpoint_row in sorted(lanes):

@@ -107,6 +107,29 @@ async def test_a_callback_that_was_in_time_is_not_told_twice(outpost: Outpost, r
     assert await outpost.count("deliveries") == 1
 
 
+@pytest.mark.parametrize("wanted", [("*",), ("job.archived",)])
+async def test_what_comes_after_the_end_does_not_overtake_it(outpost: Outpost, wanted: tuple[str, ...]) -> None:
+    await _settled(outpost)
+    await outpost.endpoint(job_id="job_1", event_types=wanted)
+    await outpost.publish("job.archived", "job.archived", job_id="job_1")
+    async with outpost.store() as store:
+        assert (await store.fan_out(10)).deliveries == 2
+        assert not (await store.claim(10)).deliveries
+        told_the_end = wanted == ("*",)
+        assert await _catch_up(outpost) == (1, int(told_the_end))
+        (claimed,) = (await store.claim(10)).deliveries
+    assert claimed.sequence == (2 if told_the_end else 3)
+
+
+async def test_a_short_job_s_callback_waits_for_nothing(outpost: Outpost) -> None:
+    await outpost.endpoint(job_id="job_1")
+    await outpost.publish("job.started", "job.completed", job_id="job_1")
+    async with outpost.store() as store:
+        await store.fan_out(10)
+        (claimed,) = (await store.claim(10)).deliveries
+    assert claimed.sequence == 1
+
+
 async def test_the_end_takes_its_place_before_what_came_after_it(outpost: Outpost) -> None:
     await _settled(outpost)
     await outpost.endpoint(job_id="job_1")

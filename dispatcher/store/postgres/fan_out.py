@@ -10,6 +10,7 @@ from dispatcher.rules.numbering import Numbered, Queued, count_jobs, number
 from dispatcher.rules.superseding import superseding
 from dispatcher.states import EventKind
 from dispatcher.store.hot import FannedOut
+from dispatcher.store.job_callbacks import after_end
 from dispatcher.store.postgres.connection import Driver
 from dispatcher.store.postgres.progress import due_as_head
 from dispatcher.store.postgres.record import Record
@@ -97,7 +98,8 @@ class FanOut:
             ),
             match AS (
                 SELECT DISTINCT event.event_row, e.row_id AS endpoint_row, event.tenant, event.sequence,
-                       CASE WHEN e.ordered THEN event.lane END AS lane, event.progress_of, event.superseded_by
+                       CASE WHEN e.ordered THEN event.lane END AS lane, event.progress_of, event.superseded_by,
+                       e.catch_up
                 FROM event
                 JOIN unnest($7::text[], $8::text[]) AS matching(type, pattern) ON matching.type = event.type
                 JOIN {name("subscriptions")} s ON s.tenant = event.tenant AND s.pattern = matching.pattern
@@ -125,6 +127,7 @@ class FanOut:
                         WHERE d.lane = match.lane AND d.endpoint_row = match.endpoint_row
                           AND d.lane IS NOT NULL AND d.state IN ('pending', 'sending') AND NOT d.late
                     )
+                    OR (catch_up AND {after_end(name)})
                 ) AS waiting FROM match
             ) fresh ORDER BY event_row
         """

@@ -9,6 +9,7 @@ from dispatcher.rules.numbering import Numbered, Queued, count_jobs, number
 from dispatcher.rules.superseding import superseding
 from dispatcher.states import EventKind
 from dispatcher.store.hot import FannedOut
+from dispatcher.store.job_callbacks import after_end
 from dispatcher.store.sqlite.connection import Connection, as_json
 from dispatcher.store.sqlite.progress import due_as_head
 from dispatcher.store.sqlite.record import Record
@@ -209,7 +210,7 @@ def _deliver(name: Callable[[str], str], *, progress: bool) -> str:
         ),
         match AS MATERIALIZED (
             SELECT DISTINCT event.event_row, e.row_id AS endpoint_row, event.tenant, event.sequence,
-                   CASE WHEN e.ordered THEN event.lane END AS lane{matched}
+                   CASE WHEN e.ordered THEN event.lane END AS lane{matched}, e.catch_up
             FROM event
             CROSS JOIN matching ON matching.type = event.type
             CROSS JOIN {name("subscriptions")} s ON s.tenant = event.tenant AND s.pattern = matching.pattern
@@ -229,6 +230,7 @@ def _deliver(name: Callable[[str], str], *, progress: bool) -> str:
                     WHERE d.lane = match.lane AND d.endpoint_row = match.endpoint_row
                       AND d.lane IS NOT NULL AND d.state IN ('pending', 'sending') AND NOT d.late
                 )
+                OR (catch_up AND {after_end(name)})
             ) AS waiting FROM match
         ) fresh ORDER BY event_row
     """
