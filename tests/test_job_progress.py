@@ -218,7 +218,7 @@ async def test_an_interval_lets_through_one_at_a_time_and_the_last_in_the_end(
 async def test_the_flush_comes_in_time_though_nobody_polls(outpost: Outpost, receiver: Receiver) -> None:
     # In real time: the dispatcher wakes by itself for what it has put off.
     real = Outpost(outpost.settings.database_url, SystemClock(), poll_interval="1h")
-    await _answer_to(real, receiver, progress_interval_s=0.2)
+    await _answer_to(real, receiver, progress_interval_s=0.5)
     async with real.dispatcher() as dispatcher:
         for percentage in (1, 2, 3):
             await _report(real, percentage)
@@ -228,7 +228,8 @@ async def test_the_flush_comes_in_time_though_nobody_polls(outpost: Outpost, rec
         first, last = await receiver.wait_for(2)
     await real.close()
     assert _told([first, last]) in ([1, 3], [1, 2])
-    assert last.arrived_s - first.arrived_s >= 0.15
+    # Less what the first was under way.
+    assert last.arrived_s - first.arrived_s >= 0.2
 
 
 async def test_progress_of_a_settled_job_is_not_redelivered(

@@ -15,7 +15,7 @@ from tests.docs.pages import Block
 #: What pages call that a machine may not have; `jq` has a stand-in here.
 _PROGRAMS = ("curl", "openssl")
 
-_PATIENCE_S = 30.0
+_PATIENCE_S = 120.0
 
 _JQ = """#!{python}
 import json, re, sys
