@@ -9,18 +9,26 @@ import os
 import pwd
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+#: What a primary knows its standby as.
+STANDBY = "standby"
 _ROOT = Path(__file__).resolve().parent.parent
 _OPTIONS = "-c listen_addresses=127.0.0.1 -c unix_socket_directories= -c max_connections=300"
 _START_ATTEMPTS = 5
+
+
+_RUNNING: "dict[str, OwnPostgres]" = {}
 
 
 class OwnPostgres:
@@ -29,14 +37,23 @@ class OwnPostgres:
     def __init__(self, keeper: "subprocess.Popen[str]") -> None:
         self._keeper = keeper
         self.url = self._answer()
+        _RUNNING[urlsplit(self.url).netloc] = self
 
     def stop(self) -> None:
         """Stops the server at once, as a crash does: connections break, what was committed stays."""
         self._tell("stop")
 
+    def kill(self) -> None:
+        """kill -9 of the server: it says goodbye to nobody."""
+        self._tell("kill")
+
     def start(self) -> None:
         """Starts it again on the same port, with recovery."""
         self._tell("start")
+
+    def promote(self) -> None:
+        """Makes a standby a primary; it takes writes when this returns."""
+        self._tell("promote")
 
     def _tell(self, command: str) -> None:
         assert self._keeper.stdin is not None
@@ -52,11 +69,16 @@ class OwnPostgres:
         return answer
 
 
+def server_of(url: str) -> OwnPostgres | None:
+    """The server of the tests' own that a URL names, whatever the database; none where it is somebody else's."""
+    return _RUNNING.get(urlsplit(url).netloc)
+
+
 @contextmanager
-def own_postgres() -> Iterator[OwnPostgres]:
-    """A fresh server (half a second to two), gone without a trace at the end."""
+def own_postgres(standby_of: OwnPostgres | None = None) -> Iterator[OwnPostgres]:
+    """A fresh server (half a second to two), or a streaming standby; gone without a trace at the end."""
     keeper = subprocess.Popen(
-        [sys.executable, "-m", "tests.postgres_server"],
+        [sys.executable, "-m", "tests.postgres_server", *([] if standby_of is None else [standby_of.url])],
         cwd=_ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -94,6 +116,18 @@ class _Server:
             "initdb", "--username=postgres", "--auth=password", f"--pwfile={password_file}", "--encoding=UTF8",
             "--locale=C", "--no-sync", "--no-instructions", f"--pgdata={self._data}",
         )  # fmt: skip
+        self._start_somewhere()
+
+    def copy(self, primary: str) -> None:
+        """Becomes a streaming standby of the server at this URL, known there as `STANDBY`, with its users."""
+        self._password = urlsplit(primary).password or ""
+        self._run(
+            "pg_basebackup", f"--dbname={primary}?application_name={STANDBY}", "--write-recovery-conf",
+            "--checkpoint=fast", "--no-sync", f"--pgdata={self._data}",
+        )  # fmt: skip
+        self._start_somewhere()
+
+    def _start_somewhere(self) -> None:
         for attempt in range(1, _START_ATTEMPTS + 1):
             self._port = _free_port()
             try:
@@ -112,6 +146,20 @@ class _Server:
     def stop(self) -> None:
         if (self._data / "postmaster.pid").exists():
             self._run("pg_ctl", "stop", "--wait", "--mode=immediate", f"--pgdata={self._data}")
+
+    def kill(self) -> None:
+        pid_file = self._data / "postmaster.pid"
+        postmaster = int(pid_file.read_text().split()[0])
+        family = [pid for pid, parent, _ in _processes() if postmaster in (pid, parent)]
+        os.kill(postmaster, signal.SIGKILL)
+        # Its children end by themselves when they see that.
+        while any(pid in family and not state.startswith("Z") for pid, _, state in _processes()):
+            time.sleep(0.01)
+        # Nobody need have reaped it yet, and to `kill(pid, 0)` it lives until then.
+        pid_file.unlink()
+
+    def promote(self) -> None:
+        self._run("pg_ctl", "promote", "--wait", f"--pgdata={self._data}")
 
     def log(self) -> str:
         return self._log.read_text(errors="replace") if self._log.exists() else ""
@@ -171,19 +219,29 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _keep() -> None:
-    """Serves until standard input ends; obeys the lines `stop` and `start`."""
+def _processes() -> list[tuple[int, int, str]]:
+    """Each process of the machine: its id, its parent's and its state."""
+    listed = subprocess.run(["ps", "-A", "-o", "pid=,ppid=,stat="], check=True, capture_output=True, text=True).stdout
+    return [(int(pid), int(parent), state) for pid, parent, state in map(str.split, listed.splitlines())]
+
+
+def _keep(standby_of: str | None) -> None:
+    """Serves until standard input ends; obeys the lines `stop`, `kill`, `start` and `promote`."""
     directory = Path(tempfile.mkdtemp(prefix="dispatcher-postgres-"))
     try:
         server = _Server(directory)
         try:
-            server.create()
+            if standby_of is None:
+                server.create()
+            else:
+                server.copy(standby_of)
             print(server.url, flush=True)
+            commands = {"stop": server.stop, "kill": server.kill, "start": server.start, "promote": server.promote}
             for line in sys.stdin:
-                command = {"stop": server.stop, "start": server.start}.get(line.strip())
+                command = commands.get(line.strip())
                 if command:
                     command()
-                print("done" if command else "write stop or start; Ctrl-D ends", flush=True)
+                print("done" if command else f"write one of: {', '.join(commands)}; Ctrl-D ends", flush=True)
         except subprocess.CalledProcessError as error:
             sys.exit(f"{error}\n{server.log()}")
         except KeyboardInterrupt:
@@ -195,4 +253,4 @@ def _keep() -> None:
 
 
 if __name__ == "__main__":
-    _keep()
+    _keep(sys.argv[1] if len(sys.argv) > 1 else None)

@@ -39,6 +39,16 @@ def test_it_comes_back_on_the_same_port_with_what_was_committed(stoppable_postgr
     assert _query(stoppable_postgres.url, "SELECT answer FROM kept") == "42"
 
 
+def test_it_comes_back_after_a_kill_too(stoppable_postgres: OwnPostgres) -> None:
+    with psycopg.connect(stoppable_postgres.url, autocommit=True) as connection:
+        connection.execute("CREATE TABLE kept AS SELECT 42 AS answer")
+        stoppable_postgres.kill()
+        with pytest.raises(psycopg.OperationalError):
+            connection.execute("SELECT 1")
+    stoppable_postgres.start()
+    assert _query(stoppable_postgres.url, "SELECT answer FROM kept") == "42"
+
+
 def test_two_servers_live_side_by_side() -> None:
     with own_postgres() as first, own_postgres() as second:
         assert first.url != second.url

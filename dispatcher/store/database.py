@@ -1,5 +1,6 @@
 """The database as the cold paths see it: an engine, short transactions, and foreign errors made ours."""
 
+import asyncio
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,31 +17,36 @@ from dispatcher.clock import Clock
 from dispatcher.errors import ConfigurationError, StoreUnavailable
 from dispatcher.settings import Settings
 from dispatcher.store.columns import UtcTime
-from dispatcher.store.sqlite_engine import prepare_sqlite
+from dispatcher.store.sqlite_engine import is_outage, prepare_sqlite
 from dispatcher.store.tables import DatabaseNow, Tables, tables
 from dispatcher.store.urls import DatabaseUrl, parse_database_url
 
 #: How long a call waits for a database that restarts or fails over, in seconds.
 OUTAGE_PATIENCE_S = 5.0
 
+#: How long a transaction of a cold path may take, in seconds. Where the network swallows everything, as after a host
+#: is gone for good, the driver alone would wait until the kernel gives up, a quarter of an hour later.
+COLD_LIMIT_S = 30.0
+#: How long a server that says nothing is waited for when connections are closed, in seconds.
+CLOSING_PATIENCE_S = 2.0
+
 #: The shortest and the longest time that a transaction may stand still, in seconds.
 SHORTEST_IDLE_S = 2.0
 LONGEST_IDLE_S = 600.0
+#: How many times as long one may last in all.
+TRANSACTION_IDLES = 3
 
-_SQLITE_OUTAGES = frozenset(
-    {
-        sqlite3.SQLITE_BUSY,
-        sqlite3.SQLITE_LOCKED,
-        sqlite3.SQLITE_READONLY,
-        sqlite3.SQLITE_INTERRUPT,
-        sqlite3.SQLITE_IOERR,
-        sqlite3.SQLITE_FULL,
-        sqlite3.SQLITE_CANTOPEN,
-        sqlite3.SQLITE_PROTOCOL,
-    }
+#: PostgreSQL 17 and later. Stopped between preparing a statement and running it, a client is not idle to the server,
+#: and no other timeout ends that.
+LIMIT_TRANSACTIONS = (
+    "SELECT set_config('transaction_timeout', '{}', {}) WHERE current_setting('server_version_num')::int >= 170000"
 )
-#: Connection lost, resources used up, server going down or starting, lock or statement timed out, standby, collision.
-_SQLSTATE_OUTAGES = ("08", "53", "57", "55P03", "25006", "40001", "40P01")
+
+#: A right that the role lacks: whoever took it away will have to give it back.
+_NO_RIGHT = "42501"
+#: Connection lost, resources used up, server going down or starting, its disk in trouble, lock, statement or
+#: transaction timed out, standby, collision.
+_SQLSTATE_OUTAGES = ("08", "53", "57", "58", "55P03", "25006", "25P03", "25P04", "40001", "40P01", _NO_RIGHT)
 
 
 class Database:
@@ -66,13 +72,17 @@ class Database:
         return self.clock.literal_now()
 
     @asynccontextmanager
-    async def begin(self) -> AsyncIterator[AsyncConnection]:
-        """A connection in a short write transaction: committed at the end, rolled back by an error.
+    async def begin(self, *, limited: bool = True) -> AsyncIterator[AsyncConnection]:
+        """A connection in a write transaction: committed at the end, rolled back by an error.
 
-        Waits some seconds for a database that restarts. Raises `StoreUnavailable`.
+        Waits some seconds for a database that restarts. A transaction is short, unless it is not `limited`. Raises
+        `StoreUnavailable`.
         """
-        async with self._lent(await self._connect()) as connection, connection.begin():
+        async with self._lent(await self._connect(), limited=limited) as connection:
+            transaction = await connection.begin()
+            # An error leaves it to be rolled back when the connection is given back.
             yield connection
+            await transaction.commit()
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:
@@ -81,12 +91,23 @@ class Database:
             yield connection
 
     @asynccontextmanager
-    async def _lent(self, connection: AsyncConnection) -> AsyncIterator[AsyncConnection]:
+    async def _lent(self, connection: AsyncConnection, *, limited: bool = True) -> AsyncIterator[AsyncConnection]:
+        limit = asyncio.timeout(COLD_LIMIT_S if limited else None)
         try:
-            try:
-                yield connection
-            finally:
-                await connection.close()
+            async with limit:
+                try:
+                    yield connection
+                except asyncio.CancelledError:
+                    if self.dialect == "postgresql":
+                        # In the middle of a statement: a rollback would wait for its answer, which may never come.
+                        await connection.invalidate()
+                    raise
+                finally:
+                    await connection.close()
+        except TimeoutError as error:
+            if limit.expired():
+                raise _unavailable(error) from error
+            raise
         except DBAPIError as error:
             if _is_outage(error):
                 raise _unavailable(error) from error
@@ -102,7 +123,9 @@ class Database:
                 reraise=True,
             ):
                 with attempt:
-                    connection = await engine.connect()
+                    # A pooled connection is asked first whether it lives, and may never answer.
+                    async with asyncio.timeout(OUTAGE_PATIENCE_S):
+                        connection = await engine.connect()
                     self._let_us_in = True
                     return connection
         except (DBAPIError, OSError) as error:
@@ -116,8 +139,12 @@ class Database:
         raise StoreUnavailable("the database did not answer")
 
     async def close(self) -> None:
-        """Closes every connection of the pool."""
-        await self.engine.dispose()
+        """Closes every connection of the pool; leaves them to the end of the process where nobody answers."""
+        try:
+            async with asyncio.timeout(CLOSING_PATIENCE_S):
+                await self.engine.dispose()
+        except TimeoutError:
+            await self.engine.dispose(close=False)
 
 
 def _may_pass(error: BaseException) -> bool:
@@ -130,8 +157,7 @@ def _is_outage(error: DBAPIError) -> bool:
         return True
     cause = error.orig
     if isinstance(cause, sqlite3.Error):
-        # The primary code; the extended one says where.
-        return getattr(cause, "sqlite_errorcode", 0) & 0xFF in _SQLITE_OUTAGES
+        return is_outage(cause)
     sqlstate = str(getattr(cause, "sqlstate", None) or "")
     if isinstance(error, InternalError) and not sqlstate:
         # The driver's own: a connection that was interrupted in the middle of a statement.
@@ -141,18 +167,27 @@ def _is_outage(error: DBAPIError) -> bool:
 
 def _unavailable(error: BaseException) -> StoreUnavailable:
     cause = error.orig if isinstance(error, DBAPIError) else error
+    if isinstance(cause, sqlite3.Error):
+        return StoreUnavailable(
+            f"the database file cannot be used ({cause}); see that DISPATCHER_DATABASE_URL names it, that this user may"
+            " write it, and that nobody else keeps it locked"
+        )
+    if getattr(cause, "sqlstate", None) == _NO_RIGHT:
+        return StoreUnavailable(f"the database refuses ({str(cause).splitlines()[0]}); grant its role that right")
     return StoreUnavailable(f"the database did not answer ({type(cause).__name__}); try again when it is back")
 
 
 def _end_abandoned_transactions(engine: AsyncEngine, after_s: float) -> None:
-    """Has the server end transactions in which nothing happens: their process was paused, or its host is gone.
+    """Has the server end transactions that stand still or do not end: their process was paused, or its host is gone.
 
     Else the rows that it holds, such as a duty's, would stop all others for as long as its connection seems to live.
     """
 
     def on_connect(connection: Any, record: Any) -> None:
         cursor = connection.cursor()
-        cursor.execute(f"SET idle_in_transaction_session_timeout = {int(after_s * 1000)}")
+        milliseconds = int(after_s * 1000)
+        cursor.execute(f"SET idle_in_transaction_session_timeout = {milliseconds}")
+        cursor.execute(LIMIT_TRANSACTIONS.format(milliseconds * TRANSACTION_IDLES, "false"))
         cursor.close()
         connection.commit()
 
@@ -170,10 +205,16 @@ def open_database(settings: Settings, clock: Clock, *, pool_size: int = 10) -> D
         engine = create_async_engine(url.url, connect_args={"timeout": 0}, hide_parameters=True)
         prepare_sqlite(engine)
     else:
+        arguments = {"timeout": OUTAGE_PATIENCE_S, **url.connect_args}
         try:
+            if url.several_hosts:
+                # Only here: the driver is an extra.
+                from dispatcher.store.postgres.hosts import Hosts
+
+                arguments = {"async_creator_fn": Hosts(OUTAGE_PATIENCE_S).connect, **url.connect_args}
             engine = create_async_engine(
                 url.url,
-                connect_args={"timeout": OUTAGE_PATIENCE_S, **url.connect_args},
+                connect_args=arguments,
                 pool_size=pool_size,
                 max_overflow=5,
                 pool_pre_ping=True,

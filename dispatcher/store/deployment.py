@@ -1,16 +1,19 @@
 """A deployment: settings, database, key ring and clock, together, as doors and engine work on it."""
 
+import sqlite3
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 from dispatcher.clock import Clock, SystemClock
-from dispatcher.errors import InvalidSettings
+from dispatcher.errors import ConfigurationError, InvalidSettings
 from dispatcher.rules.egress import EgressRules
 from dispatcher.rules.kinds import EventKinds
 from dispatcher.settings import Settings
 from dispatcher.store.database import Database, open_database
 from dispatcher.store.endpoint_fields import endpoint_defaults
-from dispatcher.store.keyring import KeyRing, key_file
+from dispatcher.store.keyring import KeyRing, key_file, key_path
+from dispatcher.store.tables import Tables
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +44,10 @@ def open_deployment(settings: Settings, clock: Clock | None = None) -> Deploymen
     endpoint_defaults(settings)
     EventKinds(settings.event_kinds)
     database = open_database(settings, used)
-    return Deployment(settings, database, open_keyring(settings, database.url.file), used)
+    file = database.url.file
+    if not settings.secret_keys and file is not None:
+        refuse_lost_key(file, database.tables)
+    return Deployment(settings, database, open_keyring(settings, file), used)
 
 
 def open_keyring(settings: Settings, database_file: Path | None) -> KeyRing:
@@ -54,6 +60,26 @@ def open_keyring(settings: Settings, database_file: Path | None) -> KeyRing:
             " openssl rand -base64 32"
         )
     return key_file(database_file)
+
+
+def refuse_lost_key(database_file: Path, tables: Tables) -> None:
+    """Raises `ConfigurationError` where a new key file would be made beside secrets that were sealed with another."""
+    if key_path(database_file).exists() or not database_file.exists():
+        return
+    secrets = (tables.name("endpoint_secrets"), tables.name("tenant_secrets"))
+    try:
+        with closing(sqlite3.connect(f"{database_file.resolve().as_uri()}?mode=ro", uri=True)) as connection:
+            found = [connection.execute(f"SELECT EXISTS (SELECT 1 FROM {name})").fetchone()[0] for name in secrets]
+    except sqlite3.OperationalError:
+        # No such tables yet, or it cannot be read now; then it is not written either.
+        return
+    except sqlite3.DatabaseError as error:
+        raise ConfigurationError(f"DISPATCHER_DATABASE_URL: {database_file}: {error}; name another") from error
+    if any(found):
+        raise ConfigurationError(
+            f"the key file {key_path(database_file)} is missing, and {database_file} holds secrets that were encrypted"
+            " with it; restore it, or set DISPATCHER_SECRET_KEY"
+        )
 
 
 def egress_rules(settings: Settings) -> EgressRules:

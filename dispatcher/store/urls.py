@@ -11,6 +11,8 @@ from sqlalchemy.exc import ArgumentError
 from dispatcher.errors import InvalidSettings
 
 _SEVERAL_HOSTS = re.compile(r"^(?P<head>[^/]+://(?:[^@/]*@)?)(?P<hosts>[^/?@]*,[^/?@]*)(?P<tail>[/?].*)?$")
+#: Parameters of libpq that the driver takes in another way, or that go without saying.
+_OURS = frozenset({"sslmode", "application_name", "target_session_attrs"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +27,11 @@ class DatabaseUrl:
     def shown(self) -> str:
         """Without its password."""
         return self.url.render_as_string(hide_password=True)
+
+    @property
+    def several_hosts(self) -> bool:
+        """Whether it names several hosts, of which one takes writes."""
+        return isinstance(self.url.query.get("host"), tuple)
 
     @property
     def file(self) -> Path | None:
@@ -56,13 +63,14 @@ def parse_database_url(text: str) -> DatabaseUrl:
                 )
             return DatabaseUrl(url.set(drivername="sqlite+aiosqlite"), "sqlite", {})
         case "postgresql" | "postgres":
-            query = {key: value for key, value in url.query.items() if key != "sslmode"}
+            query = {key: value for key, value in url.query.items() if key not in _OURS}
             arguments: dict[str, Any] = {}
             if "sslmode" in url.query:
                 arguments["ssl"] = url.query["sslmode"]
+            if "application_name" in url.query:
+                arguments["server_settings"] = {"application_name": url.query["application_name"]}
             if hosts:
                 query["host"] = tuple(host if ":" in host else f"{host}:5432" for host in hosts.split(","))
-                arguments["target_session_attrs"] = "read-write"
                 url = url.set(host=None, port=None)
             return DatabaseUrl(url.set(drivername="postgresql+asyncpg", query=query), "postgresql", arguments)
         case other:

@@ -12,7 +12,9 @@ from sqlalchemy.exc import InternalError
 from dispatcher.clock import SystemClock
 from dispatcher.errors import ConfigurationError, StoreUnavailable
 from dispatcher.settings import load
+from dispatcher.store import database as database_module
 from dispatcher.store.database import Database, open_database
+from dispatcher.store.postgres.connection import driver_of
 from tests.outpost import Outpost
 
 _TERMINATE_OTHERS = text(
@@ -64,6 +66,28 @@ async def test_the_server_ends_a_transaction_that_its_process_has_left_standing(
         await connection.execute(text("LOCK TABLE duties"))
         async with asyncio.timeout(10), other as waiting:
             # Gets the lock when the server has ended the other transaction, and not before.
+            await waiting.execute(text("LOCK TABLE duties"))
+        with pytest.raises(StoreUnavailable):
+            await left.__aexit__(None, None, None)
+    finally:
+        await opened.close()
+
+
+async def test_the_server_ends_a_transaction_whose_process_stands_still_between_preparing_a_statement_and_running_it(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database_module, "SHORTEST_IDLE_S", 0.2)
+    opened = open_database(load(database_url=postgres_url, lease="100ms"), SystemClock())
+    left, other = opened.begin(), opened.begin()
+    try:
+        connection = await left.__aenter__()
+        await connection.execute(text("LOCK TABLE duties"))
+        driver = await driver_of(connection)
+        if driver.get_server_version().major < 17:
+            pytest.skip("PostgreSQL 17 and later can")
+        # To the server it is not idle: it waits for the rest of what the client began.
+        await driver.prepare("SELECT count(*) FROM duties")
+        async with asyncio.timeout(20), other as waiting:
             await waiting.execute(text("LOCK TABLE duties"))
         with pytest.raises(StoreUnavailable):
             await left.__aexit__(None, None, None)

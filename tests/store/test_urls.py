@@ -28,11 +28,17 @@ def test_every_driver_of_postgresql_becomes_ours_and_the_password_is_not_shown(d
 
 
 def test_several_hosts_are_tried_until_one_can_write() -> None:
-    parsed = parse_database_url("postgresql://me:pw@one,two:6000/app?application_name=x")
-    assert parsed.url.query["host"] == ("one:5432", "two:6000")
-    assert parsed.url.query["application_name"] == "x"
-    assert parsed.connect_args["target_session_attrs"] == "read-write"
+    parsed = parse_database_url("postgresql://me:pw@one,two:6000/app?target_session_attrs=read-write")
+    assert dict(parsed.url.query) == {"host": ("one:5432", "two:6000")}
+    assert parsed.several_hosts
+    assert not parse_database_url("postgresql://one/app").several_hosts
     assert (parsed.url.username, parsed.url.password, parsed.url.database) == ("me", "pw", "app")
+
+
+def test_an_application_name_is_told_to_the_server() -> None:
+    parsed = parse_database_url("postgresql://db/app?application_name=outbox")
+    assert parsed.connect_args["server_settings"] == {"application_name": "outbox"}
+    assert not parsed.url.query
 
 
 def test_sslmode_is_understood() -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from contextlib import nullcontext
 from typing import Any, TypeVar
 
 import asyncpg
@@ -10,14 +9,14 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dispatcher.errors import StoreUnavailable
-from dispatcher.store.database import Database
+from dispatcher.store.database import LIMIT_TRANSACTIONS, Database
 
 T = TypeVar("T")
 
 #: A driver connection. asyncpg's own types are not generic at run time.
 Driver = Any
 
-#: What means that the connection or the server is gone, not that the statement was wrong.
+#: What means that the connection or the server is gone, or busy with something else, not that the statement was wrong.
 OUTAGES = (
     asyncpg.PostgresConnectionError,
     asyncpg.InterfaceError,
@@ -28,10 +27,17 @@ OUTAGES = (
     asyncpg.CrashShutdownError,
     asyncpg.IdleInTransactionSessionTimeoutError,
     asyncpg.TransactionTimeoutError,
-    asyncpg.TooManyConnectionsError,
+    # No more connections, disk, memory or locks: somebody will have to make room, and then it goes on.
+    asyncpg.InsufficientResourcesError,
+    asyncpg.PostgresSystemError,
     asyncpg.ReadOnlySQLTransactionError,
     asyncpg.QueryCanceledError,
     asyncpg.LockNotAvailableError,
+    # Of a statement by itself: with a migration, which locks whole tables. Transactions try again by themselves.
+    asyncpg.DeadlockDetectedError,
+    asyncpg.SerializationError,
+    # Whoever took the right away will have to give it back.
+    asyncpg.InsufficientPrivilegeError,
     ConnectionError,
     TimeoutError,
     OSError,
@@ -45,24 +51,40 @@ COLLISIONS = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError, asyncpg
 #: How many times the limit of a statement a transaction may last.
 TRANSACTION_STATEMENTS = 3
 
-# PostgreSQL 17 and later. Stopped between preparing a statement and running it, a client is not idle to the server,
-# and no other timeout ends that.
-_LIMIT_TRANSACTIONS = (
-    "SELECT set_config('transaction_timeout', '{}', false) WHERE current_setting('server_version_num')::int >= 170000"
-)
-
 
 async def driver_of(connection: AsyncConnection) -> Driver:
     """The asyncpg connection under an engine's."""
     return (await connection.get_raw_connection()).driver_connection
 
 
-class Role:
-    """One kept connection, used by one caller at a time; replaced when it breaks. `setup` prepares each."""
+async def committed(driver: Driver, work: Callable[[Driver], Awaitable[T]]) -> T:
+    """Runs `work` in a transaction, or in a savepoint of the one that it is in; an error rolls it back."""
+    transaction = driver.transaction()
+    await transaction.start()
+    try:
+        result = await work(driver)
+    except asyncio.CancelledError:
+        # The connection is given up. A rollback would wait for the answer to what was cancelled, which may never come.
+        raise
+    except BaseException:
+        await transaction.rollback()
+        raise
+    await transaction.commit()
+    return result
 
-    def __init__(self, database: Database, *, statement_timeout_s: float, setup: str = "") -> None:
+
+class Role:
+    """One kept connection, used by one caller at a time; replaced when it breaks. `setup` prepares each.
+
+    A caller waits `patience_s` at most: as long as the server may take for a transaction, unless it is given.
+    """
+
+    def __init__(
+        self, database: Database, *, statement_timeout_s: float, patience_s: float | None = None, setup: str = ""
+    ) -> None:
         self._database = database
         self._statement_timeout_s = statement_timeout_s
+        self._patience_s = patience_s or statement_timeout_s * TRANSACTION_STATEMENTS
         self._setup = setup
         self._connection: AsyncConnection | None = None
         self._driver: Driver = None
@@ -73,11 +95,13 @@ class Role:
         async with self._lock:
             try:
                 # The server's own limit is shorter; this one is for a network that swallows everything.
-                async with asyncio.timeout(self._statement_timeout_s * TRANSACTION_STATEMENTS):
+                async with asyncio.timeout(self._patience_s):
                     driver = self._driver or await self._open()
                     return await work(driver)
             except (*OUTAGES, DBAPIError) as error:
                 await self.discard()
+                if isinstance(error, asyncpg.InsufficientPrivilegeError):
+                    raise StoreUnavailable(f"the database refuses ({error}); grant its role that right") from error
                 raise StoreUnavailable(f"the database did not answer ({type(error).__name__})") from error
             except asyncio.CancelledError:
                 # The statement may still run on the server; such a connection is not reused.
@@ -91,11 +115,13 @@ class Role:
             tries = 0
             while True:
                 try:
-                    async with nullcontext() if one_statement else driver.transaction():
-                        return await work(driver)
+                    return await (work(driver) if one_statement else committed(driver, work))
                 except COLLISIONS as error:
                     tries += 1
                     if tries == COLLISIONS_BORNE:
+                        if isinstance(error, asyncpg.UniqueViolationError):
+                            # Not two transactions that met: a row is where none should be, and will be next time.
+                            raise
                         raise StoreUnavailable(f"transactions kept colliding ({type(error).__name__})") from error
 
         return await self.run(in_transaction)
@@ -105,19 +131,24 @@ class Role:
         self._connection = connection
         driver = await driver_of(connection)
         milliseconds = int(self._statement_timeout_s * 1000)
+        limit = LIMIT_TRANSACTIONS.format(milliseconds * TRANSACTION_STATEMENTS, "false")
         # A dispatcher that is stopped in the middle of a transaction must not hold its locks for ever.
         await driver.execute(
             f"SET statement_timeout = {milliseconds}; SET idle_in_transaction_session_timeout = {milliseconds};"
-            f" SET jit = off; {_LIMIT_TRANSACTIONS.format(milliseconds * TRANSACTION_STATEMENTS)}; {self._setup}"
+            f" SET jit = off; {limit}; {self._setup}"
         )
         self._driver = driver
         return driver
 
     async def discard(self) -> None:
         """Closes the connection for good; the next use opens another."""
-        connection, self._connection, self._driver = self._connection, None, None
+        connection, driver = self._connection, self._driver
+        self._connection = self._driver = None
         if connection is not None:
             try:
+                if driver is not None:
+                    # At once: a goodbye would wait for an answer.
+                    driver.terminate()
                 await connection.invalidate()
                 await connection.close()
             except (*OUTAGES, DBAPIError):
