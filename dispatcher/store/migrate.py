@@ -1,5 +1,6 @@
 """The schema's life: up to the newest version, checked before work starts, and never over tables that aren't ours."""
 
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -7,15 +8,18 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, inspect, text
+from sqlalchemy import Connection, inspect, select, text
+from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
-from dispatcher.errors import SchemaError
-from dispatcher.store.database import Database
+from dispatcher.errors import SchemaError, StoreUnavailable
+from dispatcher.store.database import LIMIT_TRANSACTIONS, Database
 from dispatcher.store.partitions import create_partitions
 from dispatcher.store.tables import Tables
 
 #: How long a migration waits for a table that somebody else has locked.
 LOCK_TIMEOUT = "5s"
+#: How often a migration is tried that meets others at work.
+TRIES = 5
 
 
 def scripts() -> Path:
@@ -47,11 +51,16 @@ def guard(connection: Connection, tables: Tables) -> None:
 
 
 async def upgrade(database: Database, revision: str = "head") -> None:
-    """Brings the schema to `revision`, in one transaction. Raises `SchemaError`, `StoreUnavailable`."""
+    """Brings the schema to `revision`, in one transaction. Raises `SchemaError`, `StoreUnavailable`.
+
+    Where it meets the statements of dispatchers at work, it is tried again: what was not committed changed nothing.
+    """
 
     def run(connection: Connection) -> None:
         if database.dialect == "postgresql":
             connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'"))
+            # It may have much to rewrite, and nobody pauses it.
+            connection.execute(text(LIMIT_TRANSACTIONS.format(0, "true")))
             # Two migrations at once: the second waits here and then finds nothing to do.
             connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('dispatcher migrate'))"))
             if database.tables.schema:
@@ -60,35 +69,57 @@ async def upgrade(database: Database, revision: str = "head") -> None:
         config = _config(connection=connection, tables=database.tables)
         if revision.startswith("-") or revision == "base":
             command.downgrade(config, revision)
-        else:
+        elif revision != "head" or _todo(connection, database.tables):
             command.upgrade(config, revision)
         if database.dialect == "postgresql" and revision == "head":
             create_partitions(connection, database.tables, database.clock.now().date())
 
-    async with database.begin() as connection:
-        await connection.run_sync(run)
+    async for attempt in AsyncRetrying(
+        retry=retry_if_exception(_met_somebody),
+        stop=stop_after_attempt(TRIES),
+        wait=wait_random_exponential(multiplier=0.1, max=2),
+        reraise=True,
+    ):
+        with attempt:
+            async with database.begin(limited=False) as connection:
+                await connection.run_sync(run)
+
+
+def _met_somebody(error: BaseException) -> bool:
+    """Whether a lock was not to be had: a deadlock, or the lock timeout."""
+    cause = getattr(error.__cause__, "orig", None)
+    return isinstance(error, StoreUnavailable) and getattr(cause, "sqlstate", None) in ("40P01", "55P03")
 
 
 async def pending(database: Database) -> list[str]:
     """The migrations that were not run yet, oldest first, as `0002 what it does`. Raises `SchemaError`."""
-    known = ScriptDirectory(str(scripts()))
+
+    def run(connection: Connection) -> list[str]:
+        guard(connection, database.tables)
+        return _todo(connection, database.tables)
+
     async with database.read() as connection:
-        await connection.run_sync(guard, database.tables)
-        current = await connection.run_sync(_current, database.tables)
-    todo: list[str] = []
-    for script in known.walk_revisions():
-        if script.revision == current:
-            break
-        todo.append(f"{script.revision} {script.doc}")
-    else:
-        if current is not None:
-            # A revision we do not know is a newer release's; its migrations are safe beside this one.
-            return []
-    return todo[::-1]
+        return await connection.run_sync(run)
+
+
+def _todo(connection: Connection, tables: Tables) -> list[str]:
+    current = _current(connection, tables)
+    known = list(ScriptDirectory(str(scripts())).walk_revisions())
+    if current is not None and current not in {script.revision for script in known}:
+        # A newer release's; its migrations are safe beside this one, unless they say that they are not.
+        oldest = connection.execute(select(tables.compatibility.c.oldest_code)).scalar_one()
+        if oldest not in {script.revision for script in known}:
+            raise SchemaError(
+                f"the database's schema is of a newer release, and this one does not work on it: it lacks migration"
+                f" {oldest}; install the newer release"
+            )
+        return []
+    todo = takewhile(lambda script: script.revision != current, known)
+    return [f"{script.revision} {script.doc}" for script in todo][::-1]
 
 
 async def check(database: Database) -> None:
-    """Raises `SchemaError` where the schema is missing, older than this code, or not ours."""
+    """Raises `SchemaError` where the schema is missing, older than this code, too new for it, or not ours."""
     todo = await pending(database)
     if todo:
         raise SchemaError(

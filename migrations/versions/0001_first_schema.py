@@ -179,6 +179,16 @@ def upgrade() -> None:
         postgresql_where=sa.text("progress_of IS NOT NULL AND attempts > 0"),
         sqlite_where=sa.text("progress_of IS NOT NULL AND attempts > 0"),
     )
+    unknown_state = "state NOT IN ('pending', 'sending', 'delivered', 'dead', 'cancelled', 'superseded')"
+    op.create_index(
+        f"ix_{p}deliveries_unknown",
+        f"{p}deliveries",
+        ["row_id"],
+        schema=schema,
+        unique=False,
+        postgresql_where=sa.text(unknown_state),
+        sqlite_where=sa.text(unknown_state),
+    )
     op.create_index(
         f"ix_{p}deliveries_sending",
         f"{p}deliveries",
@@ -345,6 +355,21 @@ def upgrade() -> None:
         sa.Column("finished_at", UtcTime, nullable=True),
         sa.PrimaryKeyConstraint("row_id", name=f"pk_{p}redeliveries"),
         sqlite_autoincrement=True,
+        schema=schema,
+    )
+    op.create_table(
+        f"{p}compatibility",
+        sa.Column("row_id", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("oldest_code", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("row_id", name=f"pk_{p}compatibility"),
+        schema=schema,
+    )
+    op.create_table(
+        f"{p}rejected_events",
+        sa.Column("event_row", RowId, autoincrement=False, nullable=False),
+        sa.Column("reason", sa.Text(), nullable=False),
+        sa.Column("rejected_at", UtcTime, server_default=DatabaseNow(), nullable=False),
+        sa.PrimaryKeyConstraint("event_row", name=f"pk_{p}rejected_events"),
         schema=schema,
     )
     op.create_table(
@@ -566,6 +591,7 @@ def upgrade() -> None:
     op.create_index(f"ix_{p}subscriptions_endpoint", f"{p}subscriptions", ["endpoint_row"], schema=schema, unique=False)
 
     op.execute(f"INSERT INTO {ours.name('wakeup')} (row_id) VALUES (1)")
+    op.execute(f"INSERT INTO {ours.name('compatibility')} (row_id, oldest_code) VALUES (1, '{revision}')")
     if op.get_bind().dialect.name == "postgresql":
         create_default_partition(op.get_bind(), ours)
         feed_the_queue_on_postgresql(ours)
@@ -631,10 +657,12 @@ def downgrade() -> None:
         "redelivery_items",
         "endpoints",
         "wakeup",
+        "compatibility",
         "redeliveries",
         "jobs",
         "job_events",
         "fanout_queue",
+        "rejected_events",
         "events",
         "duties",
         "dispatchers",

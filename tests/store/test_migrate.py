@@ -4,6 +4,7 @@ import asyncio
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +20,8 @@ from dispatcher.settings import load
 from dispatcher.store import migrate
 from dispatcher.store.database import Database, open_database
 from dispatcher.store.tables import tables
+from tests.chaos.newer_release import newer_release
+from tests.outpost import Outpost
 
 LONGEST_PREFIX = "p" * 29
 
@@ -192,6 +195,52 @@ async def test_a_newer_releases_schema_is_compatible(database_url: str) -> None:
             await connection.execute(text("UPDATE dispatcher_version SET version_num = '9999'"))
         await migrate.check(database)
         assert await migrate.pending(database) == []
+
+
+async def test_a_newer_releases_schema_is_left_as_it_is(database_url: str, tmp_path: Path) -> None:
+    async with _database(database_url) as database:
+        with newer_release(tmp_path):
+            assert await migrate.pending(database) == ["0002 Something more."]
+            await migrate.upgrade(database)
+            assert await migrate.pending(database) == []
+        before = await _schema_text(database)
+        assert await migrate.pending(database) == []
+        await migrate.check(database)
+        # As a dispatcher on SQLite does when it starts.
+        await migrate.upgrade(database)
+        assert await _schema_text(database) == before
+
+
+async def test_a_schema_that_this_release_does_not_work_on_says_so(database_url: str, tmp_path: Path) -> None:
+    async with _database(database_url) as database:
+        with newer_release(tmp_path, compatible=False):
+            await migrate.upgrade(database)
+            await migrate.check(database)
+        before = await _schema_text(database)
+        for ask in (migrate.check, migrate.pending, migrate.upgrade):
+            with pytest.raises(SchemaError, match="it lacks migration 0002; install the newer release"):
+                await ask(database)
+        assert await _schema_text(database) == before
+
+
+async def test_a_migration_that_meets_others_at_work_is_tried_again(
+    postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(migrate, "LOCK_TIMEOUT", "50ms")
+    monkeypatch.setattr(migrate, "TRIES", 100)
+    outpost = Outpost(postgres_url, SystemClock())
+    waiting = "SELECT FROM pg_locks WHERE NOT granted AND relation = 'endpoints'::regclass"
+    async with outpost.database.engine.connect() as session:
+        await session.execute(text("SELECT FROM endpoints"))
+        with newer_release(tmp_path):
+            upgrading = asyncio.ensure_future(migrate.upgrade(outpost.database))
+            await outpost.sees(waiting)
+            await outpost.sees(f"SELECT WHERE NOT EXISTS ({waiting})")
+            assert not upgrading.done()
+            await session.rollback()
+            await upgrading
+            assert await migrate.pending(outpost.database) == []
+    await outpost.close()
 
 
 async def test_two_migrations_at_once_end_as_one(empty_database_url: str) -> None:

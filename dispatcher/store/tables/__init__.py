@@ -29,6 +29,7 @@ class Tables:
     prefix: str
     events: Table
     fanout_queue: Table
+    rejected_events: Table
     jobs: Table
     job_events: Table
     destinations: Table
@@ -46,6 +47,7 @@ class Tables:
     dispatchers: Table
     duties: Table
     wakeup: Table
+    compatibility: Table
 
     def name(self, table: str) -> str:
         """The quoted name of a table (or trigger function) of ours in SQL text."""

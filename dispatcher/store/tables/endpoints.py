@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from sqlalchemy import Boolean, Column, Float, Integer, LargeBinary, Table, Text, UniqueConstraint, text
+from sqlalchemy import Boolean, Column, Float, Integer, LargeBinary, Table, UniqueConstraint, text
 
-from dispatcher.store.columns import RowId, UtcTime
+from dispatcher.store.columns import RowId, Text, UtcTime
 from dispatcher.store.tables.declaring import DatabaseNow, Declaring
 
 

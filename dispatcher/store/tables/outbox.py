@@ -1,8 +1,8 @@
 """What producers write, and what fan-out makes of it: events, their queue, jobs and their numbering."""
 
-from sqlalchemy import Column, Table, Text, UniqueConstraint
+from sqlalchemy import Column, Table, UniqueConstraint
 
-from dispatcher.store.columns import RowId, UtcTime
+from dispatcher.store.columns import RowId, Text, UtcTime
 from dispatcher.store.tables.declaring import DatabaseNow, Declaring, RandomEventId
 
 
@@ -81,6 +81,14 @@ def declare_outbox(declaring: Declaring) -> dict[str, Table]:
         Column("event_row", RowId, primary_key=True, autoincrement=False),
         sqlite_with_rowid=False,
     )
+    #: Events that left the queue without being fanned out, since their row cannot be read as an event.
+    rejected_events = Table(
+        declaring.named("rejected_events"),
+        declaring.metadata,
+        Column("event_row", RowId, primary_key=True, autoincrement=False),
+        Column("reason", Text, nullable=False),
+        Column("rejected_at", UtcTime, nullable=False, server_default=DatabaseNow()),
+    )
     jobs = Table(
         declaring.named("jobs"),
         declaring.metadata,
@@ -109,6 +117,7 @@ def declare_outbox(declaring: Declaring) -> dict[str, Table]:
     return {
         "events": events,
         "fanout_queue": fanout_queue,
+        "rejected_events": rejected_events,
         "jobs": jobs,
         "job_events": job_events,
     }

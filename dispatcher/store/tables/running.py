@@ -1,8 +1,8 @@
-"""What a deployment runs on: API keys, living dispatchers, periodic duties, the wake-up flag."""
+"""What a deployment runs on: API keys, living dispatchers, periodic duties, the wake-up flag, compatibility."""
 
-from sqlalchemy import Column, Integer, Table, Text, UniqueConstraint
+from sqlalchemy import Column, Integer, Table, UniqueConstraint
 
-from dispatcher.store.columns import UtcTime
+from dispatcher.store.columns import Text, UtcTime
 from dispatcher.store.tables.declaring import DatabaseNow, Declaring
 
 
@@ -47,8 +47,17 @@ def declare_running(declaring: Declaring) -> dict[str, Table]:
         Column("busy_until", UtcTime),
         Column("readers_until", UtcTime),
     )
+    #: One row: the oldest migration that a release must know to work on this schema. A migration that older code
+    #: would not survive sets it to itself.
+    compatibility = Table(
+        declaring.named("compatibility"),
+        declaring.metadata,
+        Column("row_id", Integer, primary_key=True, autoincrement=False),
+        Column("oldest_code", Text, nullable=False),
+    )
     return {
         "api_keys": api_keys,
+        "compatibility": compatibility,
         "dispatchers": dispatchers,
         "duties": duties,
         "wakeup": wakeup,
