@@ -3,13 +3,14 @@
 from collections.abc import Mapping
 from datetime import timedelta
 
-from sqlalchemy import literal, select, update
+from sqlalchemy import and_, literal, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.sql.expression import ColumnElement
 
 from dispatcher.store.columns import UtcTime
 from dispatcher.store.database import Database
+from dispatcher.store.hot import CLOCK_SLACK_S
 
 
 async def ensure(connection: AsyncConnection, database: Database, names: Mapping[str, float]) -> None:
@@ -21,16 +22,23 @@ async def ensure(connection: AsyncConnection, database: Database, names: Mapping
         )
 
 
-async def due(connection: AsyncConnection, database: Database) -> list[str]:
-    """The duties whose time has come."""
+async def due(connection: AsyncConnection, database: Database, intervals_s: Mapping[str, float]) -> list[str]:
+    """Those of the named duties whose time has come."""
     table = database.tables.duties
-    return list((await connection.execute(select(table.c.name).where(table.c.next_run_at <= database.now()))).scalars())
+    is_due = or_(*(and_(table.c.name == name, _has_come(database, every_s)) for name, every_s in intervals_s.items()))
+    return list((await connection.execute(select(table.c.name).where(is_due))).scalars())
+
+
+def _has_come(database: Database, interval_s: float) -> ColumnElement[bool]:
+    """Its time has come, or lies so far ahead that the clock was set back since it was put off."""
+    next_run_at = database.tables.duties.c.next_run_at
+    return or_(next_run_at <= database.now(), next_run_at > later(database, interval_s + CLOCK_SLACK_S))
 
 
 async def take(connection: AsyncConnection, database: Database, name: str, interval_s: float) -> bool:
     """Takes a duty that is due and puts its next time off; false when another process was faster."""
     table = database.tables.duties
-    is_due = select(table.c.name).where(table.c.name == name, table.c.next_run_at <= database.now())
+    is_due = select(table.c.name).where(table.c.name == name, _has_come(database, interval_s))
     taken = await connection.execute(
         update(table)
         # Who takes it may have been paused in the middle: nobody waits for that, the other duties have their turn.

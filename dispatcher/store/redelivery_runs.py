@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dispatcher.states import RunState
 from dispatcher.store.database import Database
+from dispatcher.store.hot import CLOCK_SLACK_S
 from dispatcher.store.transitions import put_back
 
 #: Deliveries put back in one transaction.
@@ -46,11 +47,14 @@ async def step(connection: AsyncConnection, database: Database, run_row: int) ->
     ).one_or_none()
     if run is None:
         return Step(0, 0, finished=True, throttled=False)
-    rate, saved_s = run.rate_per_s, max(0.0, (now - (run.stepped_at or run.created_at)).total_seconds())
+    rate, saved_s = run.rate_per_s, (now - (run.stepped_at or run.created_at)).total_seconds()
+    if saved_s < -CLOCK_SLACK_S:
+        # The clock was set back: nobody waits until it is again as late as it was.
+        saved_s = SAVED_UP_S + (1 / rate if rate else 0)
     # A rate of less than one a second is saved up for longer, until it is one.
     if rate is not None and rate * saved_s > 1:
         saved_s = min(saved_s, SAVED_UP_S + 1 / rate)
-    earned = BATCH if rate is None else math.floor(rate * saved_s)
+    earned = BATCH if rate is None else math.floor(rate * max(0.0, saved_s))
     allowed = min(BATCH, earned)
     if allowed == 0:
         return Step(0, 0, finished=False, throttled=True)

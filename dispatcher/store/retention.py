@@ -50,6 +50,8 @@ async def drop_events(connection: AsyncConnection, database: Database, before: d
             await connection.execute(delete(tables.attempts).where(tables.attempts.c.delivery_row.in_(rows)))
         await connection.execute(delete(tables.deliveries).where(d.event_row.in_(gone)))
         await connection.execute(delete(tables.job_events).where(tables.job_events.c.event_row.in_(gone)))
+        rejected = tables.rejected_events
+        await connection.execute(delete(rejected).where(rejected.c.event_row.in_(gone)))
         await connection.execute(delete(tables.events).where(event.row_id.in_(gone)))
     return old[-1] if len(old) == len(looked_at) == BATCH else 0
 

@@ -4,6 +4,7 @@ Plain drivers make phantoms: a first statement inside a savepoint outlives a rol
 sent; and a deferred transaction that reads first fails at once when another has written meanwhile.
 """
 
+import sqlite3
 from typing import Any
 from weakref import WeakSet
 
@@ -16,8 +17,28 @@ from dispatcher.errors import ConfigurationError
 #: How long a writer waits for another one, in milliseconds.
 BUSY_TIMEOUT_MS = 10_000
 
+#: The file cannot be used, or not now; any other error is about a statement or a row.
+_OUTAGES = frozenset(
+    {
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_INTERRUPT,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_PROTOCOL,
+    }
+)
+
 #: An engine's copies with `execution_options` share its dialect and its listeners.
 _PREPARED: WeakSet[Dialect] = WeakSet()
+
+
+def is_outage(error: sqlite3.Error) -> bool:
+    """Whether the file could not be used, or not now; else the statement or a row was wrong."""
+    # The primary code; the extended one says where.
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in _OUTAGES
 
 
 def prepare_sqlite(engine: Engine | AsyncEngine) -> None:

@@ -123,3 +123,42 @@ async def test_a_file_that_comes_back_is_listened_to_again(tmp_path: Path) -> No
         assert writes.listen()
         file.write_text("3")
         assert await writes.next(10)
+
+
+async def test_the_log_that_a_reader_made_large_is_small_again_once_it_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writing, "LARGEST_LOG", 256 * 1024)
+    file, log = tmp_path / "outbox.db", tmp_path / "outbox.db-wal"
+    writer = await _writer(file)
+    await writer.transact(_insert)
+    reader = sqlite3.connect(file, isolation_level=None)
+    reader.execute("BEGIN")
+    reader.execute("SELECT count(*) FROM t").fetchone()
+    while log.stat().st_size < 6 * 1024 * 1024:
+        await writer.transact(lambda connection: connection.run("INSERT INTO t VALUES (zeroblob(200000))"))
+    reader.close()
+    # One commit checkpoints, the next begins the log anew.
+    await writer.transact(_insert)
+    await writer.transact(_insert)
+    assert log.stat().st_size <= writing.LARGEST_LOG
+    await writer.close()
+
+
+async def test_a_file_without_room_is_an_outage_that_ends_with_it(tmp_path: Path) -> None:
+    writer = await _writer(tmp_path / "outbox.db")
+    pages = await writer.read(lambda connection: connection.one("PRAGMA page_count"))
+    await writer.read(lambda connection: connection.one(f"PRAGMA max_page_count = {pages}"))
+
+    def fill(connection: Connection) -> int:
+        _insert(connection)
+        return connection.run("INSERT INTO t VALUES (zeroblob(100000))")
+
+    for _ in range(2):
+        with pytest.raises(StoreUnavailable, match="full"):
+            await writer.transact(fill)
+    await writer.read(lambda connection: connection.one("PRAGMA max_page_count = 1000000"))
+    assert await writer.transact(fill) == 1
+    # Nothing is left of what had no room.
+    assert await writer.read(lambda connection: connection.one("SELECT count(*) FROM t")) == 2
+    await writer.close()

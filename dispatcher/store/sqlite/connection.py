@@ -6,6 +6,7 @@ interpreter's lock over twice, which costs more than the row while the event loo
 
 import asyncio
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,12 +16,15 @@ from typing import Any, TypeVar
 import msgspec
 
 from dispatcher.errors import StoreUnavailable
-from dispatcher.store.sqlite_engine import BUSY_TIMEOUT_MS
+from dispatcher.store.sqlite_engine import BUSY_TIMEOUT_MS, is_outage
 
 T = TypeVar("T")
 
 #: How long to wait while somebody else writes, before another try, in seconds.
 _BUSY_PAUSE_S = 0.001
+
+#: What the log of the file may keep when it was emptied, in bytes.
+LARGEST_LOG = 64 * 1024 * 1024
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
@@ -42,6 +46,8 @@ class Connection:
         self._connection.execute("PRAGMA journal_mode = WAL")
         self._connection.execute("PRAGMA synchronous = FULL")
         self._connection.execute("PRAGMA cache_size = -16000")
+        # A reader that does not end makes the log grow; once it is gone the disk gets that back.
+        self._connection.execute(f"PRAGMA journal_size_limit = {LARGEST_LOG}")
         # From here on `begin` waits by itself.
         self._connection.execute("PRAGMA busy_timeout = 0")
 
@@ -72,15 +78,20 @@ class Connection:
         result: list[list[Any]] = _decode(text)
         return result
 
-    def begin(self) -> None:
-        """Begins to write, as soon as nobody else does. Raises `sqlite3.OperationalError` after the busy timeout."""
+    def begin(self, wanted: Callable[[], bool]) -> None:
+        """Begins to write, as soon as nobody else does.
+
+        Raises `sqlite3.OperationalError` after the busy timeout, or as soon as it is not `wanted` any more.
+        """
         give_up_at = time.monotonic() + BUSY_TIMEOUT_MS / 1000
         while True:
             try:
                 self._connection.execute("BEGIN IMMEDIATE")
             except sqlite3.OperationalError as error:
                 # The low byte: a lock that recovery or a checkpoint holds has an extended code.
-                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > give_up_at:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                    raise
+                if time.monotonic() > give_up_at or not wanted():
                     raise
                 # SQLite's own wait grows to 100 ms, in which one producer after another would go first.
                 time.sleep(_BUSY_PAUSE_S)
@@ -124,11 +135,12 @@ class Writer:
 
     async def transact(self, work: Callable[[Connection], T]) -> T:
         """Runs `work` in an immediate transaction. Raises `StoreUnavailable` when the file cannot be written."""
-        return await self._in_thread(self._transact, work)
+        given_up = threading.Event()
+        return await self._in_thread(lambda: self._transact(work, lambda: not given_up.is_set()), given_up.set)
 
     async def read(self, work: Callable[[Connection], T]) -> T:
         """Runs `work` without a transaction: for one statement that only reads."""
-        return await self._in_thread(self._read, work)
+        return await self._in_thread(lambda: work(self._open()))
 
     async def close(self) -> None:
         """Closes the connection and ends the thread."""
@@ -137,16 +149,23 @@ class Writer:
             self._connection = None
         self._thread.shutdown(wait=True)
 
-    async def _in_thread(self, how: Callable[[Callable[[Connection], T]], T], work: Callable[[Connection], T]) -> T:
-        future = asyncio.get_running_loop().run_in_executor(self._thread, how, work)
+    async def _in_thread(self, work: Callable[[], T], give_up: Callable[[], None] = lambda: None) -> T:
+        future = asyncio.get_running_loop().run_in_executor(self._thread, work)
         self._at_work += 1
         try:
-            # A transaction that has started is finished: half of it must not run beside its caller's clean-up.
+            # A transaction that has started is finished: half of it must not run beside its caller's clean-up. One that
+            # still waits for somebody else's to end is not begun.
             return await asyncio.shield(future)
         except asyncio.CancelledError:
+            give_up()
             await asyncio.wait([future])
+            if not future.cancelled():
+                # Nobody is left to be told of it.
+                future.exception()
             raise
         except sqlite3.OperationalError as error:
+            if not is_outage(error):
+                raise
             raise StoreUnavailable(f"the database file cannot be used: {error}") from error
         finally:
             self._at_work -= 1
@@ -156,9 +175,9 @@ class Writer:
             self._connection = Connection(self.file)
         return self._connection
 
-    def _transact(self, work: Callable[[Connection], T]) -> T:
+    def _transact(self, work: Callable[[Connection], T], wanted: Callable[[], bool]) -> T:
         connection = self._open()
-        connection.begin()
+        connection.begin(wanted)
         try:
             result = work(connection)
             connection.commit()
@@ -166,6 +185,3 @@ class Writer:
             connection.roll_back()
             raise
         return result
-
-    def _read(self, work: Callable[[Connection], T]) -> T:
-        return work(self._open())
