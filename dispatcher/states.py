@@ -11,6 +11,9 @@ pending ──▶ cancelled, superseded, dead   (nothing was sent)
 """
 
 from enum import StrEnum
+from typing import TypeVar
+
+WordT = TypeVar("WordT", bound=StrEnum)
 
 
 class DeliveryState(StrEnum):
@@ -132,3 +135,14 @@ class RunState(StrEnum):
     DONE = "done"
     #: Stopped by a call; what was put back stays.
     CANCELLED = "cancelled"
+
+
+def read_word(words: type[WordT], stored: str, otherwise: WordT) -> WordT:
+    """A stored word; one that is not among them reads as `otherwise`.
+
+    A later release may have written it, or somebody by hand, and one such row keeps no list from being read.
+    """
+    try:
+        return words(stored)
+    except ValueError:
+        return otherwise

@@ -68,6 +68,22 @@ def members(text: str) -> dict[str, bytes] | None:
         return None
 
 
+def read(text: str | None, kind: Any, otherwise: Any) -> Any:
+    """The value of a JSON text of ours; `otherwise` where there is none, or it is no such value."""
+    try:
+        return otherwise if text is None else msgspec.json.decode(text, type=kind)
+    except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):
+        return otherwise
+
+
+def raw(text: str) -> msgspec.Raw | None:
+    """The text as a part of a larger JSON text, unchanged; None for what is no JSON."""
+    try:
+        return msgspec.json.decode(text, type=msgspec.Raw)
+    except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):
+        return None
+
+
 def quoted(text: str) -> bytes:
     """A text as a JSON string."""
     return msgspec.json.encode(text)

@@ -44,8 +44,13 @@ def count_jobs(batch: Sequence[Queued]) -> tuple[dict[Job, int], dict[Job, int]]
 
 
 def number(batch: Sequence[Queued], counts: Mapping[Job, int], jobs: Mapping[Job, tuple[int, int]]) -> list[Numbered]:
-    """The events of jobs, in order, each with its place; `jobs` names row and last sequence, this batch included."""
+    """The events of jobs, in order, each with its place; `jobs` names row and last sequence, this batch included.
+
+    Raises `ValueError` where a counter was set back so far that places would be below 1.
+    """
     following = {job: jobs[job][1] - count + 1 for job, count in counts.items()}
+    if min(following.values(), default=1) < 1:
+        raise ValueError("a job's counter is below zero")
     numbered = []
     for event in batch:
         if event.job_id is not None:

@@ -117,7 +117,10 @@ class Attempt(Answer):
 class DeliveryWithLog(Delivery):
     """A delivery with every attempt at it, oldest first."""
 
-    attempt_log: list[Attempt]
+    attempt_log: list[Attempt] = Field(
+        description="Attempts that have ended. While the state is `sending`, attempt number `attempts` is under way"
+        " since `updated_at`; whatever becomes of it, it will be here, as `interrupted` if nobody saw its end."
+    )
 
 
 class Event(Answer):
@@ -134,6 +137,9 @@ class Event(Answer):
     data: JsonText
     timestamp: Moment
     created_at: Moment
+    rejected: str | None = Field(
+        None, description="Why it was not fanned out, where its row cannot be read as an event; else null."
+    )
 
 
 class EventWithDeliveries(Event):

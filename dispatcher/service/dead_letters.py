@@ -10,6 +10,7 @@ from sqlalchemy.sql.expression import ColumnElement
 from dispatcher.errors import FieldProblem, InvalidField, InvalidFields, NotFound
 from dispatcher.ids import Kind, public_id, row_id
 from dispatcher.service import redeliveries
+from dispatcher.service.delivery_views import error_of
 from dispatcher.service.models import (
     DeadLetter,
     DeadLetterCount,
@@ -21,7 +22,7 @@ from dispatcher.service.models import (
 )
 from dispatcher.service.pages import DEFAULT_PAGE, Order, fetch_page
 from dispatcher.service.scope import named_row, within
-from dispatcher.states import AttemptError, Reason
+from dispatcher.states import Reason, read_word
 from dispatcher.store.deployment import Deployment
 from dispatcher.store.tables import Tables
 
@@ -152,7 +153,7 @@ async def _count(connection: AsyncConnection, chosen: Select[Any]) -> int:
 
 def _with_events(tables: Tables) -> Select[Any]:
     events = tables.events.c
-    return select(tables.dead_letters, events.id.label("event_id")).join_from(
+    return select(tables.dead_letters, func.coalesce(events.id, "").label("event_id")).outerjoin_from(
         tables.dead_letters, tables.events, events.row_id == tables.dead_letters.c.event_row
     )
 
@@ -166,10 +167,10 @@ def _view(row: Row[Any]) -> DeadLetter:
         endpoint_id=public_id(Kind.ENDPOINT, row.endpoint_row),
         job_id=row.job_id,
         type=row.type,
-        reason=Reason(row.reason),
+        reason=read_word(Reason, row.reason, Reason.UNREADABLE),
         attempts=row.attempts,
         last_status=row.last_status,
-        last_error=AttemptError(row.last_error) if row.last_error else None,
+        last_error=error_of(row.last_error),
         created_at=row.created_at,
         redelivered_at=row.redelivered_at,
     )

@@ -11,6 +11,7 @@ from dispatcher.clock import SystemClock
 from dispatcher.errors import ConfigurationError, SchemaError, StoreUnavailable
 from dispatcher.service.moments import moment_now
 from dispatcher.settings import Settings
+from dispatcher.states import Reason
 from dispatcher.store.database import Database, open_database
 from dispatcher.store.deployment import open_keyring
 from dispatcher.store.endpoint_fields import endpoint_defaults
@@ -52,7 +53,11 @@ async def examine(settings: Settings) -> list[Finding]:
         if findings[-1].ok:
             findings += [await _examine_clock(database), await _examine_schema(database)]
         if findings[-1].ok:
-            findings += [await _examine_keys(settings, database), await _examine_dispatchers(database)]
+            findings += [
+                await _examine_keys(settings, database),
+                await _examine_dispatchers(database),
+                await _examine_rows(database),
+            ]
     finally:
         await database.close()
     return findings
@@ -168,6 +173,23 @@ async def _examine_keys(settings: Settings, database: Database) -> Finding:
         return Finding("key ring", False, str(error), "put the key that encrypted it into DISPATCHER_SECRET_KEY")
     opened = "opens what is stored" if sealed else "nothing is stored yet"
     return Finding("key ring", True, f"{len(keyring.keys)} key{'s' * (len(keyring.keys) > 1)}; {opened}")
+
+
+async def _examine_rows(database: Database) -> Finding:
+    letters, rejected = database.tables.dead_letters.c, database.tables.rejected_events.c
+    unreadable = select(func.count()).where(letters.reason == Reason.UNREADABLE, letters.redelivered_at.is_(None))
+    async with database.read() as connection:
+        given_up = (await connection.execute(unreadable)).scalar_one()
+        refused = (await connection.execute(select(func.count(rejected.event_row)))).scalar_one()
+    if given_up or refused:
+        return Finding(
+            "rows",
+            False,
+            f"{given_up} deliveries and {refused} events could not be read",
+            "look at `dispatcher dead-letters list --reason unreadable` and the table rejected_events; mend what they"
+            " name, then redeliver, or publish the event again; discard what cannot be mended",
+        )
+    return Finding("rows", True, "none was found unreadable")
 
 
 async def _examine_dispatchers(database: Database) -> Finding:

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from dispatcher.errors import Conflict, InvalidField
 from dispatcher.rules.callback_url import CallbackUrl
 from dispatcher.rules.secrets import Secret
-from dispatcher.service.endpoint_views import find, view, view_with_secret
+from dispatcher.service.endpoint_views import find, status_of, view, view_with_secret
 from dispatcher.service.models import Endpoint, EndpointUpdate, EndpointWithSecret, RotateSecret
 from dispatcher.service.moments import moment_now
 from dispatcher.states import EndpointStatus, Reason
@@ -67,7 +67,7 @@ async def set_status(deployment: Deployment, endpoint_id: str, action: Action, *
     tables = deployment.database.tables
     async with deployment.database.begin() as connection:
         row = await find(connection, tables, endpoint_id, tenant, lock=True)
-        before, after = EndpointStatus(row.status), _status_after(action)
+        before, after = status_of(row), _status_after(action)
         if before is EndpointStatus.DISABLED and action in ("pause", "resume"):
             raise Conflict(f"the endpoint is disabled ({row.disabled_reason}); enable it first")
         if before is not after:

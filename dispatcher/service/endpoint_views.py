@@ -1,6 +1,5 @@
 """Stored endpoints as callers see them: found within their tenant, secrets left out."""
 
-import json
 from typing import Any
 
 from sqlalchemy import select
@@ -9,11 +8,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dispatcher.errors import NotFound
 from dispatcher.ids import Kind, public_id, row_id
+from dispatcher.rules import json_text
 from dispatcher.service.models import Endpoint, EndpointWithSecret
 from dispatcher.service.scope import within
-from dispatcher.states import EndpointStatus, Profile, Reason
+from dispatcher.states import EndpointStatus, Profile, Reason, read_word
 from dispatcher.store.deployment import Deployment
-from dispatcher.store.endpoint_rows import REDACTED, read_schedule
+from dispatcher.store.endpoint_rows import REDACTED
 from dispatcher.store.signing_secrets import newest
 from dispatcher.store.tables import Tables
 
@@ -58,29 +58,38 @@ async def view_with_secret(
 
 def endpoint_view(row: Row[Any]) -> Endpoint:
     """A row of `endpoints` as an answer."""
-    schedule = read_schedule(row.retry_schedule)
     return Endpoint(
         id=public_id(Kind.ENDPOINT, row.row_id),
         tenant=row.tenant,
         url=row.url_shown,
         description=row.description,
-        event_types=json.loads(row.event_types),
-        status=EndpointStatus(row.status),
-        disabled_reason=Reason(row.disabled_reason) if row.disabled_reason else None,
-        profile=Profile(row.profile),
+        event_types=json_text.read(row.event_types, list[str], []),
+        status=status_of(row),
+        disabled_reason=disabled_reason_of(row),
+        profile=read_word(Profile, row.profile, Profile.STANDARD),
         ordered=row.ordered,
         order_hold_s=row.order_hold_s,
         progress_interval_s=row.progress_interval_s,
         signature_header=row.signature_header,
         signature_prefix=row.signature_prefix,
-        headers=dict.fromkeys(json.loads(row.header_names), REDACTED),
+        headers=dict.fromkeys(json_text.read(row.header_names, list[str], []), REDACTED),
         rate_limit=row.rate_limit,
         max_in_flight=row.max_in_flight,
-        retry_schedule=None if schedule is None else list(schedule),
+        retry_schedule=json_text.read(row.retry_schedule, list[float], None),
         timeout_s=row.timeout_s,
-        metadata=json.loads(row.metadata),
+        metadata=json_text.read(row.metadata, dict[str, str], {}),
         job_id=row.job_id,
         expires_at=row.expires_at,
         created_at=row.created_at,
         updated_at=row.updated_at,
     )
+
+
+def status_of(row: Row[Any]) -> EndpointStatus:
+    """The status of a row of `endpoints`; with a word that there is not it is sent nothing."""
+    return read_word(EndpointStatus, row.status, EndpointStatus.DISABLED)
+
+
+def disabled_reason_of(row: Row[Any]) -> Reason | None:
+    """Why an endpoint is disabled, where it is."""
+    return read_word(Reason, row.disabled_reason, Reason.UNREADABLE) if row.disabled_reason else None

@@ -135,22 +135,37 @@ async def _store(database: Database, events: Sequence[NewEvent]) -> dict[tuple[s
 
 def _numbered(tables: Tables) -> Select[Any]:
     events, numbered = tables.events.c, tables.job_events.c
-    return select(tables.events, numbered.sequence, numbered.kind.label("numbered_kind")).outerjoin_from(
-        tables.events, tables.job_events, numbered.event_row == events.row_id
+    rejected = tables.rejected_events.c
+    return (
+        select(
+            tables.events, numbered.sequence, numbered.kind.label("numbered_kind"), rejected.reason.label("rejected")
+        )
+        .outerjoin_from(tables.events, tables.job_events, numbered.event_row == events.row_id)
+        .outerjoin(tables.rejected_events, rejected.event_row == events.row_id)
     )
 
 
 def _view(row: Row[Any], kinds: EventKinds) -> Event:
-    # What it was fanned out as stands, whatever the settings say by now.
-    numbered = EventKind.STATE if row.numbered_kind is None else EventKind(row.numbered_kind)
     return Event(
         id=row.id,
         tenant=row.tenant,
         type=row.type,
         job_id=row.job_id,
-        kind=kinds.of(row.type, row.kind, row.job_id) if row.sequence is None else numbered,
+        kind=_kind(row, kinds),
         sequence=row.sequence,
         data=row.data,
         timestamp=row.timestamp,
         created_at=row.created_at,
+        rejected=row.rejected,
     )
+
+
+def _kind(row: Row[Any], kinds: EventKinds) -> EventKind:
+    try:
+        if row.sequence is None:
+            return kinds.of(row.type, row.kind, row.job_id)
+        # What it was fanned out as stands, whatever the settings say by now.
+        return EventKind.STATE if row.numbered_kind is None else EventKind(row.numbered_kind)
+    except ValueError:
+        # Of a later version, or written by hand; `rejected` says so.
+        return EventKind.STATE

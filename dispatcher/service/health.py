@@ -1,9 +1,14 @@
-"""Whether a process can do its work now: what `/readyz` says."""
+"""Whether a process lives and can do its work now: what `/healthz` and `/readyz` say.
+
+`/healthz` is about what a restart helps against and asks nobody, so that neither a database that is away nor much work
+makes it fail or wait. `/readyz` is about all that is needed.
+"""
 
 import asyncio
 
 from sqlalchemy import select
 
+from dispatcher.engine.vitals import Condition
 from dispatcher.errors import ConfigurationError, SchemaError, StoreUnavailable
 from dispatcher.store.deployment import Deployment
 from dispatcher.store.migrate import check
@@ -12,8 +17,15 @@ from dispatcher.store.migrate import check
 PATIENCE_S = 2.0
 
 
-async def readiness(deployment: Deployment) -> tuple[bool, dict[str, str]]:
-    """Whether the database answers and its schema fits, and for each of the two `ok` or what is wrong."""
+def liveness(condition: Condition) -> tuple[bool, str]:
+    """Whether the process lives, its dispatcher (if it has one) included, and `ok` or what is wrong."""
+    return not condition.hung, "; ".join(condition.hung) or "ok"
+
+
+async def readiness(deployment: Deployment, condition: Condition | None = None) -> tuple[bool, dict[str, str]]:
+    """Whether the database answers, its schema fits, and the dispatcher in this process, where there is one, works;
+    and for each `ok` or what is wrong.
+    """
     findings = {"database": "ok", "schema": "ok"}
     try:
         async with asyncio.timeout(PATIENCE_S):
@@ -37,4 +49,6 @@ async def readiness(deployment: Deployment) -> tuple[bool, dict[str, str]]:
         }
     except SchemaError as error:
         findings["schema"] = str(error)
+    if condition is not None:
+        findings["dispatcher"] = "; ".join((*condition.hung, *condition.failing)) or "ok"
     return all(finding == "ok" for finding in findings.values()), findings

@@ -10,9 +10,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dispatcher.errors import NotFound
 from dispatcher.ids import Kind, public_id
+from dispatcher.service.delivery_views import error_of
+from dispatcher.service.endpoint_views import disabled_reason_of, status_of
 from dispatcher.service.models import JobDeadLetter, JobEndpoint, JobStatus, WaitingDelivery
 from dispatcher.service.scope import text_filter
-from dispatcher.states import AttemptError, DeliveryState, EndpointStatus, Reason
+from dispatcher.states import DeliveryState, Reason, read_word
 from dispatcher.store.deployment import Deployment
 from dispatcher.store.job_events import find_job, is_mentioned, queued_events
 from dispatcher.store.tables import Tables
@@ -35,10 +37,10 @@ class _Tally:
     waits: int | None = None
 
     def add(self, row: Row[Any]) -> None:
-        state = DeliveryState(row.state)
+        state = read_word(DeliveryState, row.state, DeliveryState.DEAD)
         self.states[state] = self.states.get(state, 0) + row.deliveries
         if row.reason and state not in _LIVE:
-            reason = Reason(row.reason)
+            reason = read_word(Reason, row.reason, Reason.UNREADABLE)
             self.reasons[reason] = self.reasons.get(reason, 0) + row.deliveries
         self.attempted = max(self.attempted, row.attempted or 0)
         if state in _LIVE:
@@ -170,12 +172,12 @@ def _view(
     return JobEndpoint(
         endpoint_id=public_id(Kind.ENDPOINT, endpoint_row),
         url=None if endpoint is None else endpoint.url_shown,
-        status=EndpointStatus(endpoint.status) if there and endpoint is not None else None,
-        disabled_reason=Reason(endpoint.disabled_reason) if endpoint is not None and endpoint.disabled_reason else None,
+        status=status_of(endpoint) if there and endpoint is not None else None,
+        disabled_reason=disabled_reason_of(endpoint) if endpoint is not None else None,
         callback=endpoint is not None and endpoint.job_id == job_id,
         last_sequence=tally.attempted,
         last_status=None if last is None else last.last_status,
-        last_error=None if last is None else _error(last),
+        last_error=None if last is None else error_of(last.last_error),
         pending=tally.states.get(DeliveryState.PENDING, 0),
         sending=tally.states.get(DeliveryState.SENDING, 0),
         delivered=tally.states.get(DeliveryState.DELIVERED, 0),
@@ -193,11 +195,11 @@ def _waiting(row: Row[Any]) -> WaitingDelivery:
         delivery_id=public_id(Kind.DELIVERY, row.row_id),
         sequence=row.place,
         type=row.type,
-        state=DeliveryState(row.state),
+        state=read_word(DeliveryState, row.state, DeliveryState.DEAD),
         due_at=row.due_at,
         attempts=row.attempts,
         last_status=row.last_status,
-        last_error=_error(row),
+        last_error=error_of(row.last_error),
     )
 
 
@@ -207,12 +209,8 @@ def _letter(row: Row[Any]) -> JobDeadLetter:
         delivery_id=public_id(Kind.DELIVERY, row.delivery_row),
         sequence=row.sequence,
         type=row.type,
-        reason=Reason(row.reason),
+        reason=read_word(Reason, row.reason, Reason.UNREADABLE),
         attempts=row.attempts,
         last_status=row.last_status,
-        last_error=_error(row),
+        last_error=error_of(row.last_error),
     )
-
-
-def _error(row: Row[Any]) -> AttemptError | None:
-    return AttemptError(row.last_error) if row.last_error else None

@@ -10,7 +10,7 @@ from dispatcher.errors import Conflict, NotFound
 from dispatcher.ids import Kind, public_id, row_id
 from dispatcher.service.models import Redelivery, RedeliveryAccepted
 from dispatcher.service.scope import within
-from dispatcher.states import DeliveryState, RunState
+from dispatcher.states import DeliveryState, RunState, read_word
 from dispatcher.store.columns import RowId
 from dispatcher.store.database import Database
 from dispatcher.store.deployment import Deployment
@@ -109,7 +109,7 @@ async def _view(connection: AsyncConnection, tables: Tables, redelivery_id: str,
     return Redelivery(
         id=public_id(Kind.REDELIVERY, run.row_id),
         tenant=run.tenant,
-        state=RunState(run.state),
+        state=read_word(RunState, run.state, RunState.CANCELLED),
         matched=run.matched,
         done=run.done,
         delivered=delivered,

@@ -1,9 +1,11 @@
 """Column types that mean the same on both databases."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import BigInteger, DateTime, Dialect, Integer
+from sqlalchemy import Text as PlainText
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -11,6 +13,21 @@ _MICROSECOND = timedelta(microseconds=1)
 
 #: A row's own number. SQLite gives numbers out only to `INTEGER` keys.
 RowId = BigInteger().with_variant(Integer(), "sqlite")
+
+
+class _SqliteText(PlainText):
+    """SQLite keeps bytes in a column of texts where somebody wrote such: they read as the text that they may be."""
+
+    def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], Any]:
+        return _as_text
+
+
+def _as_text(value: Any) -> Any:
+    return value.decode(errors="replace") if isinstance(value, bytes) else value
+
+
+#: A text.
+Text = PlainText().with_variant(_SqliteText(), "sqlite")
 
 
 def to_microseconds(moment: datetime) -> int:
@@ -24,7 +41,10 @@ def from_microseconds(number: int) -> datetime:
 
 
 class UtcTime(TypeDecorator[datetime]):
-    """An aware UTC moment: `timestamptz` on PostgreSQL, integer microseconds since 1970 on SQLite."""
+    """An aware UTC moment: `timestamptz` on PostgreSQL, integer microseconds since 1970 on SQLite.
+
+    What is no such integer reads as 1970.
+    """
 
     impl = DateTime(timezone=True)
     cache_ok = True
@@ -45,6 +65,10 @@ class UtcTime(TypeDecorator[datetime]):
         if value is None:
             return None
         if dialect.name == "sqlite":
-            return from_microseconds(value)
+            try:
+                return from_microseconds(value)
+            except (TypeError, OverflowError):
+                # Edited by hand: one such row must not keep a whole list from being read.
+                return _EPOCH
         moment: datetime = value.astimezone(UTC)
         return moment

@@ -1,18 +1,23 @@
 """What an attempt needs to know of an endpoint, read and decrypted; secrets never leave this object's fields."""
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import select
+from sqlalchemy.engine import Row
 from yarl import URL
 
 from dispatcher.ids import Kind, public_id
 from dispatcher.rules.retry import RetryPolicy
+from dispatcher.rules.secrets import Secret
 from dispatcher.settings import Settings
 from dispatcher.store.database import Database
-from dispatcher.store.keyring import KeyRing
+from dispatcher.store.endpoint_rows import open_headers
+from dispatcher.store.keyring import KeyRing, Unreadable
 from dispatcher.store.signing_secrets import OWN, TENANTS, signing
 
 
@@ -55,18 +60,31 @@ async def load_policy(
     database: Database, keyring: KeyRing, settings: Settings, endpoint_row: int
 ) -> EndpointPolicy | None:
     """The endpoint's policy as it is now; null when there is no such row. Raises `keyring.Unreadable`."""
-    e = database.tables.endpoints.c
-    async with database.read() as connection:
-        row = (
-            await connection.execute(select(database.tables.endpoints).where(e.row_id == endpoint_row))
-        ).one_or_none()
-        if row is None or row.deleted_at is not None:
-            return None
-        secrets = await connection.run_sync(signing, database.tables, keyring, endpoint_row, row.tenant, database.now())
+    tables = database.tables
+    try:
+        async with database.read() as connection:
+            row = (
+                await connection.execute(select(tables.endpoints).where(tables.endpoints.c.row_id == endpoint_row))
+            ).one_or_none()
+            if row is None or row.deleted_at is not None:
+                return None
+            secrets = await connection.run_sync(signing, tables, keyring, endpoint_row, row.tenant, database.now())
+        return _policy(row, secrets, keyring, settings)
+    except (ValueError, TypeError, AttributeError, OverflowError) as error:
+        # Not the error's own text, which may repeat a URL with its password.
+        raise Unreadable(
+            f"the row of endpoint {public_id(Kind.ENDPOINT, endpoint_row)} holds what it never should"
+            f" ({type(error).__name__}); update the endpoint, or delete it"
+        ) from error
+
+
+def _policy(
+    row: Row[Any], secrets: Sequence[tuple[Secret, datetime | None]], keyring: KeyRing, settings: Settings
+) -> EndpointPolicy:
     schedule = json.loads(row.retry_schedule) if row.retry_schedule is not None else settings.retry_schedule
     return EndpointPolicy(
-        endpoint_row=endpoint_row,
-        endpoint_id=public_id(Kind.ENDPOINT, endpoint_row),
+        endpoint_row=row.row_id,
+        endpoint_id=public_id(Kind.ENDPOINT, row.row_id),
         tenant=row.tenant,
         version=row.version,
         profile=row.profile,
@@ -75,9 +93,16 @@ async def load_policy(
         legacy_key=secrets[-1][0].text_key,
         signature_header=row.signature_header,
         signature_prefix=row.signature_prefix,
-        headers=json.loads(keyring.open(row.headers_sealed, "headers")) if row.headers_sealed else {},
-        retry=RetryPolicy(tuple(float(delay) for delay in schedule), settings.retry_jitter),
-        timeout_s=row.timeout_s if row.timeout_s is not None else settings.timeout.total_seconds(),
-        hold_s=row.order_hold_s,
+        headers=open_headers(keyring, row.headers_sealed),
+        retry=RetryPolicy(tuple(_seconds(delay) for delay in schedule), settings.retry_jitter),
+        timeout_s=_seconds(row.timeout_s) if row.timeout_s is not None else settings.timeout.total_seconds(),
+        hold_s=None if row.order_hold_s is None else _seconds(row.order_hold_s),
         good_until=min((retires_at for _, retires_at in secrets if retires_at is not None), default=None),
     )
+
+
+def _seconds(stored: float) -> float:
+    seconds = float(stored)
+    if not 0 <= seconds < math.inf:
+        raise ValueError(f"{stored!r} is no number of seconds")
+    return seconds

@@ -5,7 +5,7 @@ from datetime import datetime
 from sqlalchemy import delete, select, text, true, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from dispatcher.states import DeliveryState, EndpointStatus, Reason
+from dispatcher.states import DeliveryState, EndpointStatus, Reason, read_word
 from dispatcher.store.database import Database
 
 # Written as its partial index is declared: a parameter in place of a word would hide the index from the planner.
@@ -55,7 +55,7 @@ async def to_cancel(
         .limit(limit)
     )
     return [
-        (row.row_id, Reason.ENDPOINT_DELETED if row.deleted_at is not None else Reason(row.disabled_reason))
+        (row.row_id, Reason.ENDPOINT_DELETED if row.deleted_at is not None else _why(row.disabled_reason))
         for row in rows
     ]
 
@@ -108,3 +108,7 @@ async def forget_expired_callbacks(
             .values(deleted_at=database.now(), version=e.version + 1, url_sealed=b"", headers_sealed=None)
         )
     return len(rows)
+
+
+def _why(stored: str | None) -> Reason:
+    return Reason.OPERATOR if stored is None else read_word(Reason, stored, Reason.UNREADABLE)

@@ -13,11 +13,15 @@ from typing import Any
 from sqlalchemy import Row, and_, exists, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from dispatcher.ids import Kind, public_id
+from dispatcher.logs import logger
 from dispatcher.rules.event_types import matches
 from dispatcher.states import DeliveryState, EndpointStatus
 from dispatcher.store.database import Database
 from dispatcher.store.duty_rows import later
 from dispatcher.store.transitions import lock_jobs, put_back, settle_lanes
+
+log = logger("dispatcher.callbacks")
 
 # Written as the partial indexes are declared: a parameter in place of a word would hide the index from the planner.
 _OPEN = "job_id IS NOT NULL AND expires_at IS NULL AND status <> 'disabled'"
@@ -91,8 +95,17 @@ def _missed(row: Row[Any], now: Any) -> bool:
         and row.status != EndpointStatus.DISABLED
         and row.deleted_at is None
         and (row.expires_at is None or row.expires_at > now)
-        and any(matches(pattern, row.type) for pattern in json.loads(row.event_types))
+        and _matches(row)
     )
+
+
+def _matches(row: Row[Any]) -> bool:
+    try:
+        return any(matches(pattern, row.type) for pattern in json.loads(row.event_types))
+    except (ValueError, TypeError, AttributeError):
+        # Edited by hand: this one must not keep all fan-out from going on.
+        log.exception("endpoint.unreadable", endpoint_id=public_id(Kind.ENDPOINT, row.row_id))
+        return False
 
 
 async def expire_settled(

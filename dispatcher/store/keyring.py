@@ -49,10 +49,15 @@ def _key_id(key: bytes) -> bytes:
     return sha256(b"dispatcher key id" + key).digest()[:_KEY_ID_BYTES]
 
 
+def key_path(database_file: Path) -> Path:
+    """Where the key file of a SQLite database is."""
+    real = database_file.resolve()
+    return real.with_name(real.name + ".key")
+
+
 def key_file(database_file: Path) -> KeyRing:
     """The key ring in the file beside a SQLite database, made with mode 0600 where there is none yet."""
-    real = database_file.resolve()
-    path = real.with_name(real.name + ".key")
+    path = key_path(database_file)
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:

@@ -14,6 +14,8 @@ from msgspec import Struct
 from multidict import CIMultiDictProxy
 from yarl import URL
 
+from dispatcher.errors import InvalidField
+
 #: What belongs to one URL is kept for so many of them.
 ROUTES = 1024
 #: Idle connections that are passed over in one POST; a server that speaks first spoils new ones, too.
@@ -46,7 +48,7 @@ class Wire:
         self._routes: dict[URL, _Route] = {}
 
     async def post(self, url: URL, headers: Mapping[str, str], body: bytes) -> Answer:
-        """Sends the body and reads the answer's beginning. Raises what aiohttp raises, and `ValueError` for a header
+        """Sends the body and reads the answer's beginning. Raises what aiohttp raises, and `InvalidField` for a header
         of more than one line.
         """
         if self._connector.closed:
@@ -118,7 +120,7 @@ def _serialize(head: str, headers: Mapping[str, str], body: bytes) -> bytes:
     # Whoever let a line break into a header let its author write our requests.
     breaks = head.count("\n") + len(headers) + 3
     if text.count("\n") != breaks or text.count("\r") != breaks or "\0" in text:
-        raise ValueError("a header has more than one line")
+        raise InvalidField("headers", "one of them has more than one line")
     return text.encode() + body
 
 

@@ -68,6 +68,21 @@ async def test_a_late_callback_is_noticed_though_nothing_is_published(outpost: O
         await receiver.wait_for(1)
 
 
+@pytest.mark.parametrize("garbage", ["job.*", "5", "[5]"])
+async def test_a_late_callback_that_cannot_be_read_is_told_nothing_and_the_others_are(
+    outpost: Outpost, receiver: Receiver, garbage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    await _settled(outpost)
+    spoilt = await outpost.endpoint(receiver.url("/spoilt"), job_id="job_1")
+    await outpost.change("endpoints", spoilt.row, event_types=garbage)
+    await outpost.endpoint(receiver.url("/late"), job_id="job_1")
+    assert await _catch_up(outpost) == (2, 1)
+    (told,) = await outpost.deliveries()
+    assert told.endpoint_row != spoilt.row
+    assert await _catch_up(outpost) == (0, 0)
+    assert public_id(Kind.ENDPOINT, spoilt.row) in caplog.text
+
+
 async def test_a_late_callback_is_told_nothing_that_it_did_not_ask_for(
     outpost: Outpost, receiver: Receiver, clock: FakeClock
 ) -> None:

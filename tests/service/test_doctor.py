@@ -29,6 +29,7 @@ async def test_a_sound_deployment_has_no_complaint(scene: Scene) -> None:
         "schema",
         "key ring",
         "dispatchers",
+        "rows",
     }
     assert "opens what is stored" in of(findings, "key ring").detail
 
