@@ -25,6 +25,12 @@ refused = Counter(
     "Answers 400, 401 and 403: the receiver refuses the signature or the request.",
     registry=registry,
 )
+unreadable = Counter(
+    "dispatcher_unreadable_total",
+    "Rows that cannot be read: events that were rejected, deliveries that were given up; see the log.",
+    ["what"],
+    registry=registry,
+)
 attempt_seconds = Histogram(
     "dispatcher_attempt_duration_seconds", "Duration of an attempt.", buckets=_SECONDS, registry=registry
 )

@@ -55,6 +55,8 @@ class Attempts:
         """Makes the attempt. A cancelled one ends as interrupted, since its POST may have arrived."""
         clock = self._clock
         started_at, started = clock.now(), clock.monotonic()
+        if claimed.defect is not None:
+            return self._give_up(claimed, claimed.defect)
         policy = self._book.known(claimed.endpoint_row, claimed.endpoint_version)
         try:
             if policy is None:
@@ -71,10 +73,7 @@ class Attempts:
                 # A process that was paused: another may have sent this by now, and what comes after it in its lane.
                 exchange = Exchange(status=None, error=AttemptError.INTERRUPTED)
         except (InvalidField, Unreadable) as error:
-            log.error(
-                "delivery.unreadable", delivery_id=public_id(Kind.DELIVERY, claimed.delivery_row), error=str(error)
-            )
-            return self._give_up(claimed, Reason.UNREADABLE)
+            return self._give_up(claimed, str(error))
         except (asyncio.CancelledError, StoreUnavailable):
             exchange = Exchange(status=None, error=AttemptError.INTERRUPTED)
         except Exception:
@@ -107,9 +106,11 @@ class Attempts:
         self._report(claimed, policy, finished)
         return Ended(finished, verdict.disables)
 
-    def _give_up(self, claimed: Claimed, reason: Reason) -> Ended:
+    def _give_up(self, claimed: Claimed, why: str) -> Ended:
+        log.error("delivery.unreadable", delivery_id=public_id(Kind.DELIVERY, claimed.delivery_row), error=why)
+        metrics.unreadable.labels("delivery").inc()
         exchange = Exchange(status=None, error=AttemptError.INTERNAL)
-        verdict = Verdict(Outcome.DEAD, reason, None, None, False, None)
+        verdict = Verdict(Outcome.DEAD, Reason.UNREADABLE, None, None, False, None)
         finished = conclude(claimed, exchange, verdict, None, self._clock.now(), 0.0)
         self._report(claimed, None, finished)
         return Ended(finished, None)

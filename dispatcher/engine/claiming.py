@@ -2,16 +2,18 @@
 
 import asyncio
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from dispatcher import metrics
 from dispatcher.clock import Clock
 from dispatcher.engine.attempt import Attempts, Ended
+from dispatcher.engine.burial import Burial
 from dispatcher.engine.patience import patiently
 from dispatcher.engine.pulse import Pulse
+from dispatcher.errors import StoreUnavailable
 from dispatcher.ids import Kind, public_id
 from dispatcher.logs import logger
-from dispatcher.store.hot import Claimed, HotStore
+from dispatcher.store.hot import Claimed, ClaimedBatch, HotStore
 
 log = logger("dispatcher.claim")
 
@@ -39,15 +41,23 @@ class Claiming:
         *,
         ended: Callable[[Ended], None],
         unrecorded: Callable[[], Sequence[tuple[int, int]]],
+        take_back_unanswered: Callable[[], Awaitable[None]],
+        doubt_s: float,
+        burial: Burial,
         max_in_flight: int,
         poll_interval_s: float,
     ) -> None:
+        self._burial = burial
         self._store = store
         self._clock = clock
         self._attempts = attempts
         self._pulse = pulse
         self._ended = ended
         self._unrecorded = unrecorded
+        self._take_back_unanswered = take_back_unanswered
+        self._doubt_s = doubt_s
+        self._doubt_ends_s: float | None = None
+        self._look_again_s = 0.0
         self._max_in_flight = max_in_flight
         self._poll_interval_s = poll_interval_s
         self._tasks: dict[asyncio.Task[None], Claimed] = {}
@@ -92,18 +102,32 @@ class Claiming:
 
     def retry_at(self, delay_s: float) -> None:
         """A retry was put off: wake for it in time."""
-        self._look_for_due_at = min(self._look_for_due_at, self._clock.monotonic() + delay_s)
+        due_at = self._clock.monotonic() + delay_s
+        if due_at < self._look_for_due_at:
+            # The pass that waits just now waits for something later.
+            self._look_for_due_at = due_at
+            self._pulse.ring()
 
     async def run(self) -> None:
         """Claims until it is told to stop."""
         while not self._stopping:
             self._pulse.quiet()
-            pause_s = await self.once()
+            try:
+                pause_s = await self.once()
+            except StoreUnavailable:
+                # Asked to stop meanwhile: what such a claim took, if it took anything, is reclaimed as interrupted.
+                return
+            except Exception:
+                # One row must not keep all others from being sent. Where it is not found, whoever runs this goes on.
+                if not await patiently("claim", self._burial.of_unclaimable):
+                    raise
+                continue
             if pause_s is not None:
                 await self._pulse.wait(pause_s)
 
     async def once(self) -> float | None:
         """One pass; answers how long to wait for the next one at most, in seconds (null: not at all)."""
+        await self._look_for_unanswered()
         unrecorded = self._unrecorded()
         free = self._max_in_flight - len(self._tasks) - len(unrecorded)
         self._room, self._full = 0, free <= 0
@@ -112,7 +136,7 @@ class Claiming:
             return self._poll_interval_s
         made = await self._make_due()
         limit = min(free, self._batch)
-        batch = await patiently("claim", lambda: self._store.claim(limit, unrecorded))
+        batch = await patiently("claim", lambda: self._claim(limit, unrecorded), enough=lambda: self._stopping)
         too_late = batch.limited and not self._tasks
         self._starved = batch.starved
         if self._stopping:
@@ -121,6 +145,8 @@ class Claiming:
             return None
         for claimed in batch.deliveries:
             self._begin(claimed)
+        if batch.homeless:
+            await patiently("claim", lambda: self._burial.of_homeless(batch.homeless))
         metrics.in_flight.set(len(self._tasks))
         self._room_enough = max(1, len(self._tasks) // 4)
         self._batch = min(BATCH, 2 * self._batch) if too_late else max(LEAST_BATCH, len(self._tasks) // 2)
@@ -132,11 +158,28 @@ class Claiming:
             await self._pulse.found_nothing()
         return min(self._poll_interval_s, max(0.001, self._look_for_due_at - self._clock.monotonic()))
 
+    async def _claim(self, limit: int, unrecorded: Sequence[tuple[int, int]]) -> ClaimedBatch:
+        try:
+            return await self._store.claim(limit, unrecorded)
+        except StoreUnavailable:
+            # It may have come about, or still run there: then nobody but the database knows what it took.
+            self._doubt_ends_s = self._clock.monotonic() + self._doubt_s
+            raise
+
+    async def _look_for_unanswered(self) -> None:
+        now = self._clock.monotonic()
+        if self._doubt_ends_s is None or now < self._look_again_s:
+            return
+        await patiently("claim", self._take_back_unanswered)
+        self._look_again_s = now + self._poll_interval_s
+        if now >= self._doubt_ends_s:
+            self._doubt_ends_s = None
+
     async def _make_due(self) -> int:
         now = self._clock.monotonic()
         if now < self._look_for_due_at:
             return 0
-        made, next_s = await patiently("claim", lambda: self._store.make_due(DUE_BATCH))
+        made, next_s = await patiently("claim", lambda: self._store.make_due(DUE_BATCH), enough=lambda: self._stopping)
         # Another process may put off a retry that comes earlier than the one seen here.
         self._look_for_due_at = now + min(
             self._poll_interval_s, 0 if made == DUE_BATCH else next_s or self._poll_interval_s
@@ -162,15 +205,19 @@ class Claiming:
             self._ended(self._attempts.interrupted(claimed))
 
     def stop(self) -> None:
-        """Takes nothing more: `run` ends, and a claim that is under way is given back."""
+        """Takes nothing more: `run` ends, and a claim that is under way is given back, or given up."""
         self._stopping = True
         self._pulse.ring()
+
+    def interrupt(self) -> None:
+        """Ends the attempts in flight as interrupted."""
+        for task in list(self._tasks):
+            task.cancel()
 
     async def finish(self, grace_s: float) -> None:
         """After `run` has ended: attempts in flight may end within `grace_s`, the rest is interrupted."""
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=grace_s)
         if self._tasks:
-            for task in list(self._tasks):
-                task.cancel()
+            self.interrupt()
             await asyncio.wait(self._tasks)

@@ -1,14 +1,15 @@
 """The periodic duties, by apscheduler's clock; each is done by whichever process moves its row's time on."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Container
+from collections.abc import Awaitable, Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
 from dispatcher import metrics
 from dispatcher.engine.attempt import conclude
+from dispatcher.engine.burial import Burial
 from dispatcher.engine.endpoint_book import EndpointBook
 from dispatcher.errors import StoreUnavailable
 from dispatcher.ids import Kind, public_id
@@ -18,7 +19,7 @@ from dispatcher.rules.verdict import Exchange, judge
 from dispatcher.states import AttemptError, DeliveryState, Reason
 from dispatcher.store import duty_rows, endpoint_status, gauges, job_callbacks, redelivery_runs, retention, transitions
 from dispatcher.store.deployment import Deployment
-from dispatcher.store.hot import HotStore
+from dispatcher.store.hot import HotStore, Orphan
 from dispatcher.store.keyring import Unreadable
 from dispatcher.store.partitions import create_partitions
 
@@ -45,6 +46,29 @@ class Duty:
     work: Callable[[], Awaitable[None]]
 
 
+class _Scheduler(AsyncIOScheduler):  # type: ignore[misc]
+    """apscheduler's, which goes by the wall clock, and would stand still for as long as that was set back by."""
+
+    def _process_jobs(self) -> float | None:
+        now = datetime.now(self.timezone)
+        for job in self.get_jobs():
+            if job.next_run_time > now + 2 * job.trigger.interval:
+                job.modify(next_run_time=now)
+        wait_s: float | None = super()._process_jobs()
+        return wait_s
+
+
+def scheduler_of(jobs: Iterable[tuple[Callable[[], Awaitable[None]], float]]) -> AsyncIOScheduler:
+    """Calls each now and then every so many seconds, one call at a time and late rather than never; already started."""
+    scheduler = _Scheduler(
+        timezone="UTC", job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None}
+    )
+    for work, interval_s in jobs:
+        scheduler.add_job(work, "interval", seconds=interval_s, next_run_time=datetime.now(UTC))
+    scheduler.start()
+    return scheduler
+
+
 class Duties:
     """Does the duties of one dispatcher's deployment when it is this one's turn."""
 
@@ -53,6 +77,7 @@ class Duties:
         deployment: Deployment,
         store: HotStore,
         book: EndpointBook,
+        burial: Burial,
         work_made: Callable[[], None],
         held: Callable[[], Container[tuple[int, int]]],
     ) -> None:
@@ -60,6 +85,7 @@ class Duties:
         self._database = deployment.database
         self._store = store
         self._book = book
+        self._burial = burial
         self._work_made = work_made
         self._held = held
         self._settings = deployment.settings
@@ -73,6 +99,7 @@ class Duties:
                 Duty("expire callbacks", 10.0, self.expire_callbacks),
                 Duty("expire endpoints", 10.0, self.expire_endpoints),
                 Duty("cancel waiting", 10.0, self.cancel_waiting),
+                Duty("bury unknown", 10.0, self.bury_unknown),
                 Duty("retire secrets", 60.0, self.retire_secrets),
                 Duty("retention", 60.0, self.retain),
                 Duty("partitions", 3600.0, self.make_partitions),
@@ -81,7 +108,7 @@ class Duties:
         self._retention_cursor = 0
         self._callbacks_cursor = 0
         self._disabled_since: datetime | None = None
-        self._at_work: set[asyncio.Task[object]] = set()
+        self._at_work: set[asyncio.Future[None]] = set()
         self._turn = asyncio.Lock()
         self._stopping = False
         self._scheduler: AsyncIOScheduler | None = None
@@ -90,12 +117,8 @@ class Duties:
         """Makes the duties' rows and starts the clock."""
         async with self._database.begin() as connection:
             await duty_rows.ensure(connection, self._database, {duty.name: 0.0 for duty in self._duties.values()})
-        scheduler = AsyncIOScheduler(timezone="UTC", job_defaults={"coalesce": True, "max_instances": 1})
         tick_s = min(1.0, self._settings.lease.total_seconds() / 3)
-        scheduler.add_job(self._on_tick, "interval", seconds=tick_s, next_run_time=datetime.now().astimezone())
-        scheduler.add_job(self._on_measure, "interval", seconds=15, next_run_time=datetime.now().astimezone())
-        scheduler.start()
-        self._scheduler = scheduler
+        self._scheduler = scheduler_of([(self._on_tick, tick_s), (self._on_measure, 15.0)])
 
     async def stop(self) -> None:
         """Stops the clock and lets the duty that runs come to the end of its step."""
@@ -106,6 +129,11 @@ class Duties:
         self._stopping = True
         if self._at_work:
             await asyncio.wait(self._at_work, timeout=STOP_PATIENCE_S)
+        for task in list(self._at_work):
+            # Its database does not answer.
+            task.cancel()
+        if self._at_work:
+            await asyncio.wait(self._at_work)
         scheduler.shutdown(wait=False)
 
     async def _on_tick(self) -> None:
@@ -115,15 +143,15 @@ class Duties:
         await self._work(self.measure)
 
     async def _work(self, work: Callable[[], Awaitable[None]]) -> None:
-        # The scheduler's own shutdown would cancel what runs in the middle of a transaction.
-        task = asyncio.current_task()
-        if task is None or self._stopping:
+        if self._stopping:
             return
+        # A task of ours: the scheduler's own shutdown would cancel what runs in the middle of a transaction.
+        task = asyncio.ensure_future(work())
         self._at_work.add(task)
-        try:
-            await work()
-        finally:
-            self._at_work.discard(task)
+        task.add_done_callback(self._at_work.discard)
+        await asyncio.wait({task})
+        if not task.cancelled():
+            task.result()
 
     async def tick(self) -> None:
         """Does what is due now and nobody else has taken; waits for a tick that is under way."""
@@ -133,13 +161,12 @@ class Duties:
     async def _do_what_is_due(self) -> None:
         try:
             async with self._database.read() as connection:
-                due = await duty_rows.due(connection, self._database)
+                intervals_s = {name: duty.interval_s for name, duty in self._duties.items()}
+                due = await duty_rows.due(connection, self._database, intervals_s)
             for name in due:
                 if self._stopping:
                     return
-                duty = self._duties.get(name)
-                if duty is None:
-                    continue
+                duty = self._duties[name]
                 async with self._database.begin() as connection:
                     taken = await duty_rows.take(connection, self._database, name, duty.interval_s)
                 if taken:
@@ -157,42 +184,57 @@ class Duties:
             # One that fails at each turn must not take the others theirs: those behind it would never come about.
             log.exception("duty.failed", duty=duty.name)
 
-    async def reclaim(self) -> None:
-        """sending → pending for deliveries whose dispatcher's lease has ended; their attempts end as interrupted."""
-        now = self._deployment.clock.now()
-        for _ in range(STEPS):
-            # After an outage this process's own lease may have ended too: what it still holds has an outcome to come.
-            held = self._held()
+    async def reclaim(self, steps: int = STEPS) -> None:
+        """sending → pending for deliveries whose dispatcher's lease has ended; their attempts end as interrupted.
+
+        At most `steps` batches of them.
+        """
+        for _ in range(steps):
             found = await self._store.orphans(BATCH)
+            # After an outage this process's own lease may have ended too: what it still holds has an outcome to come.
+            # Asked for now, since a slow statement may have found what was claimed after it was sent.
+            held = self._held()
             orphans = [orphan for orphan in found if (orphan.delivery_row, orphan.attempt) not in held]
             if not orphans:
                 return
-            batch = []
-            for orphan in orphans:
-                exchange = Exchange(status=None, error=AttemptError.INTERRUPTED)
-                retry, hold_s = await self._policy(orphan.endpoint_row)
-                verdict = judge(
-                    exchange,
-                    failures=orphan.failures,
-                    interruptions=orphan.interruptions,
-                    policy=retry,
-                    retry_after_max_s=self._settings.retry_after_max.total_seconds(),
+            await self._take_back(orphans)
+
+    async def take_back_unanswered(self) -> None:
+        """Gives up what a claim took whose answer was lost: it is this dispatcher's, which knows nothing of it."""
+        claimed, held = await self._store.claimed(), self._held()
+        unknown = [orphan for orphan in claimed if (orphan.delivery_row, orphan.attempt) not in held]
+        if unknown:
+            await self._take_back(unknown)
+
+    async def _take_back(self, orphans: Sequence[Orphan]) -> None:
+        """sending → pending for deliveries that nobody works at; their attempts end as interrupted."""
+        now = self._deployment.clock.now()
+        batch = []
+        for orphan in orphans:
+            exchange = Exchange(status=None, error=AttemptError.INTERRUPTED)
+            retry, hold_s = await self._policy(orphan.endpoint_row)
+            verdict = judge(
+                exchange,
+                failures=orphan.failures,
+                interruptions=orphan.interruptions,
+                policy=retry,
+                retry_after_max_s=self._settings.retry_after_max.total_seconds(),
+            )
+            duration_ms = max(0.0, (now - orphan.claimed_at).total_seconds() * 1000)
+            batch.append(conclude(orphan, exchange, verdict, hold_s, orphan.claimed_at, duration_ms))
+        result = await self._store.record(batch)
+        if result.superseded:
+            metrics.settled.labels(DeliveryState.SUPERSEDED, Reason.SUPERSEDED).inc(len(result.superseded))
+        for finished in batch:
+            if finished.delivery_row not in result.lost:
+                metrics.attempts.labels(finished.outcome, AttemptError.INTERRUPTED).inc()
+                log.warning(
+                    "delivery.reclaimed",
+                    delivery_id=public_id(Kind.DELIVERY, finished.delivery_row),
+                    attempt=finished.attempt,
+                    verdict=finished.outcome,
                 )
-                duration_ms = max(0.0, (now - orphan.claimed_at).total_seconds() * 1000)
-                batch.append(conclude(orphan, exchange, verdict, hold_s, orphan.claimed_at, duration_ms))
-            result = await self._store.record(batch)
-            if result.superseded:
-                metrics.settled.labels(DeliveryState.SUPERSEDED, Reason.SUPERSEDED).inc(len(result.superseded))
-            for finished in batch:
-                if finished.delivery_row not in result.lost:
-                    metrics.attempts.labels(finished.outcome, AttemptError.INTERRUPTED).inc()
-                    log.warning(
-                        "delivery.reclaimed",
-                        delivery_id=public_id(Kind.DELIVERY, finished.delivery_row),
-                        attempt=finished.attempt,
-                        verdict=finished.outcome,
-                    )
-            self._work_made()
+        self._work_made()
 
     async def _policy(self, endpoint_row: int) -> tuple[RetryPolicy, float | None]:
         try:
@@ -267,6 +309,10 @@ class Duties:
         while count == BATCH:
             async with self._database.begin() as connection:
                 count = await transitions.cancel_endpoint(connection, self._database, endpoint_row, reason, BATCH)
+
+    async def bury_unknown(self) -> None:
+        """Ends deliveries in a state that there is not."""
+        await self._burial.of_unknown()
 
     async def retire_secrets(self) -> None:
         """Forgets secrets whose overlap has ended."""

@@ -53,6 +53,8 @@ class Fanning:
         self._busy_until = 0.0
         self._callbacks_at = 0.0
         self._batch = FIRST_BATCH
+        #: Events that are to be fanned out each by itself, since one of so many cannot be.
+        self._singly = 0
 
     async def run(self) -> None:
         """Runs until it is cancelled."""
@@ -65,7 +67,17 @@ class Fanning:
 
     async def once(self) -> int:
         """One batch; answers how many events left the queue and how many new callbacks were looked at."""
-        result = await patiently("fan_out", self._fan_out)
+        try:
+            result = await patiently("fan_out", self._fan_out)
+        except Exception:
+            if self._singly:
+                raise
+            log.exception("fan_out.batch_failed", events=self._batch)
+            self._singly = self._batch
+            return self._batch
+        for rejected in result.rejected:
+            log.error("event.rejected", event_row=rejected.event_row, reason=rejected.reason)
+            metrics.unreadable.labels("event").inc()
         if result.events:
             per_event = max(1.0, result.deliveries / result.events)
             self._batch = max(1, min(BATCH, self._batch * 4, int(DELIVERIES / per_event)))
@@ -100,6 +112,10 @@ class Fanning:
         return looked_at
 
     async def _fan_out(self) -> FannedOut:
+        if self._singly:
+            result = await self._store.fan_out_one()
+            self._singly = self._singly - 1 if result.events else 0
+            return result
         try:
             return await self._store.fan_out(self._batch)
         except StoreUnavailable:

@@ -6,6 +6,7 @@ from typing import TypeVar
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
 from dispatcher import metrics
+from dispatcher.engine.vitals import trying
 from dispatcher.errors import StoreUnavailable
 from dispatcher.logs import logger
 
@@ -13,11 +14,15 @@ log = logger("dispatcher.store")
 T = TypeVar("T")
 
 
-async def patiently(stage: str, work: Callable[[], Awaitable[T]]) -> T:
-    """Runs `work` until the database answers, with growing pauses of at most two seconds."""
+async def patiently(stage: str, work: Callable[[], Awaitable[T]], *, enough: Callable[[], bool] = lambda: False) -> T:
+    """Runs `work` until the database answers, with growing pauses of at most two seconds.
+
+    Raises `StoreUnavailable` only where it does not and `enough` says that nobody waits for it any more.
+    """
 
     try:
-        return await work()
+        with trying():
+            return await work()
     except StoreUnavailable as error:
         failures = [error]
 
@@ -29,12 +34,15 @@ async def patiently(stage: str, work: Callable[[], Awaitable[T]]) -> T:
     retrying = AsyncRetrying(
         retry=retry_if_exception_type(StoreUnavailable),
         wait=wait_random_exponential(multiplier=0.05, max=2),
+        stop=lambda state: enough(),
+        reraise=True,
         before_sleep=report,
     )
 
     async def run() -> T:
         if failures:
             raise failures.pop()
-        return await work()
+        with trying():
+            return await work()
 
     return await retrying(run)

@@ -36,7 +36,7 @@ class Recorder:
         self._recorded = recorded
         self._disable = disable
         self._waiting: list[Ended] = []
-        self._unrecorded: dict[int, int] = {}
+        self._unrecorded: dict[tuple[int, int], bool] = {}
         self._arrived = asyncio.Event()
         self._empty = asyncio.Event()
         self._empty.set()
@@ -51,13 +51,17 @@ class Recorder:
 
     @property
     def unrecorded(self) -> list[tuple[int, int]]:
-        """Deliveries whose attempt was accepted and is not on record yet, each with the attempt's number."""
-        return list(self._unrecorded.items())
+        """Deliveries whose attempt has ended and is not on record yet, each with the attempt's number."""
+        return list(self._unrecorded)
+
+    @property
+    def making_room(self) -> list[tuple[int, int]]:
+        """Of these, those in whose place another attempt may be made already."""
+        return [held for held, frees_room in self._unrecorded.items() if frees_room]
 
     def put(self, ended: Ended) -> None:
         """Takes an outcome; returns at once."""
-        if ended.frees_room:
-            self._unrecorded[ended.finished.delivery_row] = ended.finished.attempt
+        self._unrecorded[ended.finished.delivery_row, ended.finished.attempt] = ended.frees_room
         self._waiting.append(ended)
         self._empty.clear()
         self._arrived.set()
@@ -109,14 +113,13 @@ class Recorder:
             if outcomes[0].excerpt:
                 await self._record([replace(batch[0], finished=replace(outcomes[0], excerpt=""))])
             else:
-                self._unrecorded.pop(outcomes[0].delivery_row, None)
+                self._unrecorded.pop((outcomes[0].delivery_row, outcomes[0].attempt), None)
             return
         self.batches += 1
         delivered = 0
         for ended in batch:
             finished = ended.finished
-            if self._unrecorded.get(finished.delivery_row) == finished.attempt:
-                del self._unrecorded[finished.delivery_row]
+            self._unrecorded.pop((finished.delivery_row, finished.attempt), None)
             if finished.delivery_row in result.lost:
                 metrics.leases_lost.inc()
                 log.warning("delivery.lease_lost", delivery_id=public_id(Kind.DELIVERY, finished.delivery_row))

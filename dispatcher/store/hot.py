@@ -5,9 +5,9 @@ by its own row in `dispatchers` and by the attempt's number: a change that finds
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import KW_ONLY, dataclass, field
-from datetime import datetime
-from typing import Protocol
+from dataclasses import KW_ONLY, dataclass
+from datetime import UTC, datetime
+from typing import Any, Protocol
 
 from msgspec import Struct
 
@@ -18,6 +18,9 @@ from dispatcher.states import AttemptError, DeliveryState, Reason
 _UNREACHED = frozenset(
     {AttemptError.CONNECTION_REFUSED, AttemptError.CONNECT_TIMEOUT, AttemptError.DNS, AttemptError.TLS}
 )
+_LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
+#: Why an event is rejected that is in the queue only.
+NO_EVENT = "it is in the queue, and its row is gone"
 #: What goes wrong behind a connection. A whole attempt has more time than its connection.
 _CONNECTED = frozenset(
     {AttemptError.TIMEOUT, AttemptError.CONNECTION_RESET, AttemptError.PROTOCOL, AttemptError.BODY_TOO_LARGE}
@@ -75,6 +78,65 @@ class Claimed(Struct, frozen=True, gc=False):
     destination_row: int = 0
     #: Its destination was unverified or had been failing: what it answers is to be noted.
     watched: bool = False
+    #: Why it cannot be sent, and nobody could: its row, or its event's, is not what was written there.
+    defect: str | None = None
+
+    @classmethod
+    def of(cls, row: Sequence[Any]) -> "Claimed":
+        """A row of the claim, its columns in the order of these fields; with a `defect` where it has one.
+
+        What the event lacks, or the driver could not read of it, is null.
+        """
+        attempt, failures, interruptions = counts = row[4:7]
+        event_id, event_type, _, timestamp, created_at, _, data = row[13:20]
+        if event_id is None:
+            defect = "its event's row is gone"
+        elif timestamp is None or created_at is None:
+            defect = "its event's timestamp is none"
+        elif type(event_type) is not str or type(data) is not str:
+            defect = "its event's type or data is no text"
+        elif any(type(count) is not int for count in counts) or attempt < 1 or failures < 0 or interruptions < 0:
+            defect = "its row counts no attempts"
+        else:
+            return cls(*row)
+        return cls.unreadable(row[0], row[1], row[3], attempt, row[7], row[20], defect)
+
+    @classmethod
+    def unreadable(
+        cls,
+        delivery_row: int,
+        endpoint_row: int,
+        dispatcher_row: int,
+        attempt: int,
+        lane: int | None,
+        progress_of: int | None,
+        defect: str,
+    ) -> "Claimed":
+        """A claimed delivery of which no more can be said than what its outcome is recorded with."""
+        return cls(
+            delivery_row=delivery_row,
+            endpoint_row=endpoint_row,
+            endpoint_version=0,
+            dispatcher_row=dispatcher_row,
+            attempt=attempt,
+            failures=0,
+            interruptions=0,
+            lane=lane,
+            sequence=None,
+            previous_sequence=None,
+            late=False,
+            replay=False,
+            body_profile="",
+            event_id="",
+            event_type="",
+            job_id=None,
+            timestamp=_LONG_AGO,
+            created_at=_LONG_AGO,
+            traceparent=None,
+            data="",
+            progress_of=progress_of,
+            defect=defect,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +150,21 @@ class ClaimedBatch:
     starved: bool = False
     #: Another dispatcher was claiming for a destination: claim again in a moment.
     contended: bool = False
+    #: Endpoints that deliveries wait for and that have no row: nobody can say where to send them.
+    homeless: Sequence[int] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """An event that left the queue without being fanned out."""
+
+    event_row: int
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class FannedOut:
-    """What one fan-out did: how many events left the queue and how many deliveries they became."""
+    """What one fan-out did: how many events left the queue (the rejected, too), how many deliveries they became."""
 
     events: int
     deliveries: int
@@ -105,6 +177,7 @@ class FannedOut:
     catch_up: bool = False
     #: The rows of the jobs whose events it numbered: what readers of those jobs wait for.
     jobs: frozenset[int] = frozenset()
+    rejected: Sequence[Rejected] = ()
 
 
 class Finished(Struct, frozen=True, gc=False):
@@ -193,90 +266,20 @@ class Orphan:
     progress_of: int | None = None
 
 
-@dataclass(slots=True)
-class TargetTally:
-    """What a batch of outcomes says about one endpoint or destination, in the order in which they came."""
-
-    succeeded: bool = False
-    #: Failures after the last success of the batch.
-    failures: int = 0
-    backoffs: int = 0
-    backoff_delivery: int | None = None
-    backoff_several: bool = False
-    pause_s: float | None = None
-
-    def well(self) -> None:
-        """It did what it should."""
-        self.succeeded = True
-        self.failures = self.backoffs = 0
-        self.backoff_delivery, self.backoff_several = None, False
-
-    def failed(self, delivery_row: int, *, backs_off: bool) -> None:
-        """It did not; `backs_off`: and should be left alone if it goes on so."""
-        self.failures += 1
-        if backs_off:
-            self.backoffs += 1
-            if self.backoff_delivery not in (None, delivery_row):
-                self.backoff_several = True
-            self.backoff_delivery = delivery_row
-
-
-@dataclass(slots=True)
-class Tally:
-    """`TargetTally` by endpoint and by destination, folded from a batch of outcomes."""
-
-    endpoints: dict[int, TargetTally] = field(default_factory=dict)
-    #: Only those that have something new to be told of.
-    destinations: dict[int, TargetTally] = field(default_factory=dict)
-    #: Destinations that answered 2xx, of those that had not been verified or had failed.
-    verified: set[int] = field(default_factory=set)
-
-    @classmethod
-    def of(cls, batch: Sequence[Finished]) -> "Tally":
-        """Folds a batch. Interruptions and faults of ours say nothing about anybody."""
-        tally = cls()
-        endpoints = tally.endpoints
-        for finished in batch:
-            if finished.error in (AttemptError.INTERRUPTED, AttemptError.INTERNAL):
-                continue
-            if finished.destination_row and (finished.watched or finished.error is not None):
-                tally._note_destination(finished)
-            entry = endpoints.get(finished.endpoint_row)
-            if entry is None:
-                entry = endpoints[finished.endpoint_row] = TargetTally()
-            if finished.pause_endpoint_s:
-                entry.pause_s = max(entry.pause_s or 0.0, finished.pause_endpoint_s)
-            if finished.outcome is Outcome.DELIVERED:
-                entry.well()
-            else:
-                entry.failed(finished.delivery_row, backs_off=finished.backs_off)
-        return tally
-
-    def _note_destination(self, finished: Finished) -> None:
-        row = finished.destination_row
-        if finished.unreached:
-            self.destinations.setdefault(row, TargetTally()).failed(finished.delivery_row, backs_off=True)
-        elif finished.reached and (finished.watched or row in self.destinations):
-            # Any answer is as good as another, and so is silence: one path's errors must not stop its neighbours.
-            self.destinations.setdefault(row, TargetTally()).well()
-            if finished.outcome is Outcome.DELIVERED:
-                self.verified.add(row)
-
-
-#: Back-off of an endpoint starts after so many overload failures in a row, over at least two deliveries; that of a
-#: destination after so many connections in a row that did not come about.
-BACKOFF_AFTER = 10
-#: Its first pause and its longest, in seconds; each probe that fails after it doubles it. What fails during a pause
-#: was in flight when it began, and does not.
-BACKOFF_FIRST_S = 5.0
-BACKOFF_LONGEST_S = 300.0
-#: An endpoint is disabled as `failing` after so many failures in a row and so long without a success.
-FAILING_AFTER = 20
-FAILING_AFTER_S = 5 * 86400.0
-
-
 #: No attempt takes so long, in seconds: the longest timeout of an endpoint is 300.
 LONGER_THAN_ANY_ATTEMPT_S = 600.0
+#: A time that was noted lies further ahead than this, in seconds, only where the clock was set back since: connections
+#: and hosts differ by less.
+CLOCK_SLACK_S = 60.0
+
+
+#: However long the lease is, in seconds: PostgreSQL counts to 24 days only, and nothing should be waited for so long.
+LONGEST_STATEMENT_S = 600.0
+
+
+def statement_limit_s(settings: Settings) -> float:
+    """How long a hot statement may run, in seconds; none should take a tenth of it."""
+    return min(max(2.0, settings.lease.total_seconds()), LONGEST_STATEMENT_S)
 
 
 class HotStore(Protocol):
@@ -301,6 +304,13 @@ class HotStore(Protocol):
         Progress takes the place of older progress of its job and type that waits at the endpoint, a terminal event of
         all progress of its job that waits anywhere: pending → superseded. Does nothing while another dispatcher fans
         out.
+        """
+
+    async def fan_out_one(self) -> FannedOut:
+        """As `fan_out`, for one event; what keeps it from being fanned out takes it out of the queue, as rejected.
+
+        For when a batch failed: whatever is in it, the others of it come about. Before it numbers the event, it lifts
+        its job's counter to what was numbered already.
         """
 
     async def claim(self, limit: int, ended: Sequence[tuple[int, int]] = ()) -> ClaimedBatch:
@@ -333,6 +343,9 @@ class HotStore(Protocol):
 
         The latter were claimed by a statement whose answer was lost on the way to a dispatcher that lives.
         """
+
+    async def claimed(self) -> Sequence[Orphan]:
+        """Deliveries in `sending` under this dispatcher's row: after a claim without an answer also what it took."""
 
     async def busy(self, seconds: float) -> None:
         """Tells producers that a dispatcher looks at the queue anyway for so long, so that they need not notify."""

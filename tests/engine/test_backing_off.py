@@ -7,7 +7,7 @@ import pytest
 from aiohttp import web
 
 from dispatcher.states import DeliveryState, EndpointStatus, Reason
-from dispatcher.store.hot import BACKOFF_AFTER, BACKOFF_FIRST_S, BACKOFF_LONGEST_S
+from dispatcher.store.tally import BACKOFF_AFTER, BACKOFF_FIRST_S, BACKOFF_LONGEST_S
 from tests.clock import FakeClock
 from tests.outpost import Outpost
 from tests.receiver import Received, Receiver

@@ -8,7 +8,13 @@ import pytest
 from aiohttp import web
 
 from dispatcher.clock import SystemClock
+from dispatcher.engine.attempt import Attempts
+from dispatcher.engine.burial import Burial
+from dispatcher.engine.claiming import Claiming
+from dispatcher.engine.endpoint_book import EndpointBook
+from dispatcher.engine.pulse import Pulse
 from dispatcher.states import DeliveryState
+from dispatcher.transport.client import HttpClient
 from tests.clock import FakeClock
 from tests.outpost import Outpost
 from tests.receiver import Received, Receiver
@@ -99,3 +105,39 @@ async def test_a_retry_is_claimed_when_its_time_has_come_without_anybody_asking(
         first, second = await receiver.wait_for(2)
     assert second.arrived_s - first.arrived_s >= 0.05
     await outpost.close()
+
+
+async def test_a_retry_wakes_the_claim_in_time_however_long_the_poll_interval_is(
+    outpost: Outpost, clock: FakeClock
+) -> None:
+    pulse = Pulse()
+    client = HttpClient(outpost.deployment.egress, connect_timeout_s=1)
+    attempts = Attempts(outpost.deployment, client, EndpointBook(outpost.deployment), covers=lambda row: True)
+    async with outpost.store() as store:
+        claiming = Claiming(
+            store,
+            clock,
+            attempts,
+            pulse,
+            ended=lambda ended: None,
+            unrecorded=list,
+            take_back_unanswered=_nothing_unanswered,
+            doubt_s=60.0,
+            burial=Burial(outpost.database, pulse.ring),
+            max_in_flight=10,
+            poll_interval_s=3600.0,
+        )
+        assert await claiming.once() == 3600.0
+        pulse.quiet()
+        claiming.retry_at(5.0)
+        # Else it sleeps on for an hour.
+        assert pulse.rung
+        assert await claiming.once() == 5.0
+        pulse.quiet()
+        claiming.retry_at(60.0)
+        assert not pulse.rung
+    await client.close()
+
+
+async def _nothing_unanswered() -> None:
+    raise AssertionError("every claim was answered")

@@ -12,7 +12,8 @@ from msgspec.structs import replace
 
 from dispatcher.rules.verdict import Outcome
 from dispatcher.states import AttemptError, DeliveryState, EndpointStatus
-from dispatcher.store.hot import BACKOFF_AFTER, BACKOFF_FIRST_S, BACKOFF_LONGEST_S, Finished, HotStore
+from dispatcher.store.hot import Finished, HotStore
+from dispatcher.store.tally import BACKOFF_AFTER, BACKOFF_FIRST_S, BACKOFF_LONGEST_S
 from tests.clock import FakeClock
 from tests.outpost import Outpost, finished
 from tests.receiver import Received, Receiver

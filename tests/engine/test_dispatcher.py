@@ -12,6 +12,8 @@ from sqlalchemy import text
 
 from dispatcher import AlreadyRunning, ConfigurationError, Dispatcher, SchemaError
 from dispatcher.engine.role import Role
+from dispatcher.service import deliveries
+from dispatcher.service.models import DeliveryWithLog
 from dispatcher.states import AttemptError, DeliveryState, Reason
 from dispatcher.store import migrate
 from tests.bad_receiver import BadReceiver, Misbehaviour
@@ -322,3 +324,32 @@ async def test_it_tells_which_jobs_it_has_just_numbered(outpost: Outpost) -> Non
         await dispatcher.until_idle()
     (job,) = await outpost.rows("jobs")
     assert set(told) == {job.row_id}
+
+
+async def test_that_an_attempt_began_is_on_record_before_its_post_and_stays_there_when_nobody_sees_its_end(
+    outpost: Outpost, receiver: Receiver, clock: FakeClock
+) -> None:
+    seen: list[DeliveryWithLog] = []
+
+    async def look(_: Received) -> web.StreamResponse:
+        [listed] = (await deliveries.list_page(outpost.deployment, tenant=None)).data
+        seen.append(await deliveries.get(outpost.deployment, listed.id, tenant=None))
+        return web.Response()
+
+    receiver.answers("/hook", look)
+    await outpost.endpoint(receiver.url("/hook"))
+    began_at = clock.now()
+    await outpost.publish("job.done", job_id="job-1")
+    async with outpost.store(lease_s=10.0, name="dies") as store:
+        await store.fan_out(10)
+        [_] = (await store.claim(10)).deliveries
+    clock.advance(60)
+    async with outpost.dispatcher() as dispatcher:
+        await dispatcher.until_idle()
+    [during] = seen
+    assert (during.state, during.attempts, during.updated_at) == (DeliveryState.SENDING, 2, clock.now())
+    [interrupted] = during.attempt_log
+    assert (interrupted.number, interrupted.error, interrupted.started_at) == (1, "interrupted", began_at)
+    [first, second] = (await deliveries.get(outpost.deployment, during.id, tenant=None)).attempt_log
+    assert (first, second.number, second.status) == (interrupted, 2, 200)
+    assert [request.headers["x-delivery-attempt"] for request in receiver.received()] == ["2"]

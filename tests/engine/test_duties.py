@@ -1,17 +1,25 @@
 """The periodic duties, as a running dispatcher does them: once per deployment, and none in another's way."""
 
 import asyncio
-from datetime import timedelta
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta, tzinfo
 
 import pytest
 
+from dispatcher.engine.attempt import Ended
+from dispatcher.engine.burial import Burial
+from dispatcher.engine.duties import Duties, scheduler_of
+from dispatcher.engine.endpoint_book import EndpointBook
+from dispatcher.engine.recorder import Recorder
+from dispatcher.rules.verdict import Outcome
 from dispatcher.service import dead_letters, endpoint_changes, redeliveries
 from dispatcher.service.models import DeadLetterRedeliver, RotateSecret
-from dispatcher.states import DeliveryState, EndpointStatus, Reason, RunState
+from dispatcher.states import AttemptError, DeliveryState, EndpointStatus, Reason, RunState
 from dispatcher.store import duty_rows
+from dispatcher.store.hot import Claimed, HotStore, Orphan
 from dispatcher.store.partitions import list_partitions
 from tests.clock import FakeClock
-from tests.outpost import Outpost, Registered
+from tests.outpost import Outpost, Registered, finished
 from tests.receiver import Receiver
 
 DAY_S = 86400.0
@@ -49,7 +57,7 @@ async def test_only_one_of_those_who_want_a_duty_gets_it(outpost: Outpost, clock
     assert sorted(await asyncio.gather(*(take() for _ in range(5)))) == [False] * 4 + [True]
     clock.advance(59)
     async with database.read() as connection:
-        assert not await duty_rows.due(connection, database)
+        assert not await duty_rows.due(connection, database, {"sweep": 60.0})
     assert not await take()
     clock.advance(1)
     assert await take()
@@ -317,3 +325,98 @@ async def test_the_lanes_of_heads_that_fail_for_too_long_are_passed(
             await dispatcher.run_duties()
             await dispatcher.until_idle()
             assert len(receiver.received()) == requests
+
+
+async def test_what_a_process_knows_of_a_failed_attempt_is_recorded_though_its_lease_has_ended(
+    outpost: Outpost, clock: FakeClock
+) -> None:
+    await outpost.endpoint()
+    await outpost.publish()
+    async with outpost.store(lease_s=10.0) as store:
+        await store.fan_out(1)
+        [claimed] = (await store.claim(1)).deliveries
+        recorder = Recorder(store, recorded=lambda recorded, room: None, disable=_disable_nothing)
+        duties = _duties(outpost, store, lambda: set(recorder.unrecorded))
+        # The database does not take it just now, and so the lease ends.
+        recorder.put(Ended(finished(claimed, Outcome.RETRY, at=clock.now(), status=503, delay_s=30.0), None))
+        clock.advance(11)
+        await duties.reclaim()
+        recorder.close()
+        await recorder.run()
+    row = await outpost.delivery()
+    assert (row.state, row.failures, row.due_at) == (DeliveryState.PENDING, 1, clock.now() + timedelta(seconds=30))
+    assert [(log.number, log.error, log.status) for log in await outpost.attempts()] == [
+        (1, AttemptError.HTTP_STATUS, 503)
+    ]
+    assert not recorder.unrecorded
+
+
+async def test_what_a_process_claims_while_it_looks_for_orphans_is_none_of_them(
+    outpost: Outpost, clock: FakeClock
+) -> None:
+    held: set[tuple[int, int]] = set()
+
+    class SlowStore:
+        """Finds orphans so slowly that meanwhile something is claimed, and the lease ends behind it."""
+
+        def __init__(self, store: HotStore) -> None:
+            self._store = store
+            self.record = store.record
+
+        async def orphans(self, limit: int) -> Sequence[Orphan]:
+            batch: Sequence[Claimed] = (await self._store.claim(1)).deliveries
+            held.update((claimed.delivery_row, claimed.attempt) for claimed in batch)
+            clock.advance(11)
+            found = await self._store.orphans(limit)
+            assert found
+            return found
+
+    await outpost.endpoint()
+    await outpost.publish()
+    async with outpost.store(lease_s=10.0) as store:
+        await store.fan_out(1)
+        await _duties(outpost, SlowStore(store), lambda: set(held)).reclaim()  # type: ignore[arg-type]
+    assert (await outpost.delivery()).state == DeliveryState.SENDING
+    assert not await outpost.attempts()
+
+
+def _duties(outpost: Outpost, store: HotStore, held: Callable[[], set[tuple[int, int]]]) -> Duties:
+    burial = Burial(outpost.database, lambda: None)
+    return Duties(outpost.deployment, store, EndpointBook(outpost.deployment), burial, lambda: None, held)
+
+
+async def _disable_nothing(row: int, reason: Reason) -> None:
+    raise AssertionError(f"endpoint {row} was to be disabled: {reason}")
+
+
+class _SetBack(datetime):
+    """Wall time as apscheduler reads it, while the clock may be set back."""
+
+    by = timedelta()
+
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
+        return datetime.now(tz) - cls.by
+
+
+async def test_duties_go_on_when_the_wall_clock_is_set_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("apscheduler.schedulers.base.datetime", _SetBack)
+    monkeypatch.setattr("dispatcher.engine.duties.datetime", _SetBack)
+    monkeypatch.setattr(_SetBack, "by", timedelta())
+    ticks: asyncio.Queue[None] = asyncio.Queue()
+
+    async def tick() -> None:
+        ticks.put_nowait(None)
+
+    scheduler = scheduler_of([(tick, 0.05)])
+    try:
+        async with asyncio.timeout(30):
+            await ticks.get()
+            _SetBack.by = timedelta(hours=1)
+            for _ in range(3):
+                await ticks.get()
+            _SetBack.by = timedelta(hours=-1)
+            for _ in range(3):
+                await ticks.get()
+    finally:
+        scheduler.shutdown(wait=False)

@@ -5,13 +5,18 @@ import logging
 from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
 
+import psycopg
 import pytest
 from aiohttp import web
+from sqlalchemy import text
 from sqlalchemy.engine import make_url
 
 from dispatcher.clock import SystemClock
+from dispatcher.errors import StoreUnavailable
 from dispatcher.states import AttemptError, DeliveryState
+from dispatcher.store import database as database_module
 from dispatcher.store import migrate
+from tests.chaos.tcp_proxy import TcpProxy
 from tests.outpost import Outpost
 from tests.postgres_server import OwnPostgres
 from tests.receiver import Received, Receiver
@@ -109,3 +114,91 @@ async def test_a_dispatcher_that_is_stopped_during_an_outage_ends_and_its_attemp
         await other.until_idle()
     assert (await outpost.delivery()).state == DeliveryState.DELIVERED
     assert [row.error for row in await outpost.attempts()] == [AttemptError.INTERRUPTED, None]
+
+
+async def test_a_primary_that_is_demoted_under_a_dispatcher_is_an_outage_like_any_other(
+    outpost: Outpost, stoppable_postgres: OwnPostgres, receiver: Receiver, complaints: Complaints
+) -> None:
+    release = asyncio.Event()
+
+    async def answer(_: Received) -> web.Response:
+        await release.wait()
+        return web.Response()
+
+    receiver.answers("/hook", answer)
+    await outpost.endpoint(receiver.url("/hook"))
+    await outpost.publish(*["before"] * 5)
+    async with outpost.dispatcher() as dispatcher:
+        await receiver.wait_for(5)
+        # Sessions live on, and may read only: so they do on a server that has become a standby.
+        await _alter(stoppable_postgres, "SET default_transaction_read_only = on")
+        release.set()
+        for stage in ("record", "claim"):
+            await complaints.of(stage)
+        with pytest.raises(StoreUnavailable):
+            await outpost.publish()
+        await _alter(stoppable_postgres, "RESET default_transaction_read_only")
+        await dispatcher.until_idle()
+    assert [(row.state, row.attempts) for row in await outpost.deliveries()] == [(DeliveryState.DELIVERED, 1)] * 5
+
+
+async def _alter(server: OwnPostgres, what: str) -> None:
+    async with await psycopg.AsyncConnection.connect(server.url, autocommit=True) as session:
+        await session.execute(f"ALTER SYSTEM {what}".encode())
+        await session.execute("SELECT pg_reload_conf()")
+
+
+async def test_a_database_whose_host_is_gone_without_a_goodbye_is_connected_to_anew(
+    postgres_url: str, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database_module, "COLD_LIMIT_S", 1.0)
+    monkeypatch.setattr(database_module, "OUTAGE_PATIENCE_S", 1.0)
+    direct = Outpost(postgres_url, SystemClock())
+    async with TcpProxy.before(postgres_url) as proxy:
+        through = Outpost(proxy.url(postgres_url), SystemClock(), lease="1s", poll_interval="50ms")
+        await direct.endpoint(receiver.url("/hook"))
+        async with through.dispatcher():
+            await direct.publish()
+            await receiver.wait_for(1)
+            proxy.abandon()
+            # Whoever is asked for what is due next has a new connection.
+            async with direct.database.begin() as connection:
+                await connection.execute(text("UPDATE duties SET next_run_at = now() - interval '1 minute'"))
+            # Its policy must be read anew, on a cold path, and so must what is due.
+            await direct.endpoint(receiver.url("/new"))
+            await direct.publish()
+            await receiver.wait_for(3)
+            await direct.sees("SELECT FROM duties WHERE name = 'reclaim' AND next_run_at > clock_timestamp()")
+        await through.close()
+    await direct.close()
+
+
+_WAITING_CLAIM = """
+    SELECT FROM pg_stat_activity
+    WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%dispatcher_claim%'
+"""
+
+
+async def test_a_claim_whose_answer_was_lost_is_given_up_at_once_and_made_again(
+    postgres_url: str, receiver: Receiver
+) -> None:
+    direct = Outpost(postgres_url, SystemClock())
+    async with TcpProxy.before(postgres_url) as proxy:
+        through = Outpost(proxy.url(postgres_url), SystemClock(), lease="60s", poll_interval="50ms")
+        # Its tokens are spent under a lock, on which a test can make the claim wait.
+        await direct.endpoint(receiver.url("/hook"), rate_limit=1000)
+        async with through.dispatcher(), direct.database.engine.connect() as session:
+            await session.execute(text("SELECT FROM endpoint_state FOR UPDATE"))
+            await direct.publish()
+            await direct.sees(_WAITING_CLAIM)
+            proxy.swallow_answers()
+            await session.rollback()
+            await direct.sees("SELECT FROM deliveries WHERE state = 'sending'")
+            proxy.cut()
+            await proxy.restore()
+            await receiver.wait_for(1)
+            await direct.sees("SELECT FROM deliveries WHERE state = 'delivered'")
+        await through.close()
+    assert [(row.number, row.error) for row in await direct.attempts()] == [(1, AttemptError.INTERRUPTED), (2, None)]
+    assert len(receiver.received()) == 1
+    await direct.close()

@@ -1,12 +1,21 @@
 """The recorder: outcomes in batches, each fenced by its own attempt."""
 
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+from sqlalchemy import delete
+
 from dispatcher.engine.attempt import Ended
 from dispatcher.engine.recorder import Recorder
+from dispatcher.errors import StoreUnavailable
 from dispatcher.rules.verdict import Outcome
-from dispatcher.states import DeliveryState, Reason
-from dispatcher.store.hot import Recorded
+from dispatcher.states import AttemptError, DeliveryState, Reason
+from dispatcher.store.hot import Finished, Recorded
+from dispatcher.store.sqlite.store import SqliteStore
 from tests.clock import FakeClock
 from tests.outpost import Outpost, finished
+from tests.receiver import Receiver
 
 
 async def _nothing(row: int, reason: Reason) -> None:
@@ -34,3 +43,31 @@ async def test_a_late_outcome_beside_that_of_the_next_attempt_overwrites_nothing
     assert (row.state, row.attempts, row.failures, row.due_at) == (DeliveryState.DELIVERED, 2, 0, None)
     assert [(log.number, log.error) for log in await outpost.attempts()] == [(1, "interrupted"), (2, None)]
     assert [result.lost for result in results] == [{first.delivery_row}, frozenset()]
+
+
+async def test_a_failure_that_the_database_cannot_take_yet_is_held_and_is_no_interruption(
+    sqlite_outpost: Outpost, clock: FakeClock, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its lease ends meanwhile, and what nobody holds then is reclaimed as interrupted."""
+    outpost, record, away = sqlite_outpost, SqliteStore.record, True
+    tried = asyncio.Event()
+
+    async def record_once_it_is_back(store: SqliteStore, batch: Sequence[Finished]) -> Recorded:
+        if away and batch[0].error is AttemptError.HTTP_STATUS:
+            tried.set()
+            raise StoreUnavailable("it is away")
+        return await record(store, batch)
+
+    monkeypatch.setattr(SqliteStore, "record", record_once_it_is_back)
+    receiver.answers("/hook", 500, 200)
+    await outpost.endpoint(receiver.url("/hook"))
+    await outpost.publish()
+    async with outpost.dispatcher() as dispatcher, asyncio.timeout(30):
+        await tried.wait()
+        async with outpost.database.begin() as connection:
+            await connection.execute(delete(outpost.tables.dispatchers))
+        clock.advance(60)
+        await dispatcher.run_duties()
+        away = False
+        await dispatcher.until_idle()
+    assert [(log.number, log.error, log.status) for log in await outpost.attempts()] == [(1, "http_status", 500)]

@@ -235,3 +235,17 @@ async def test_two_dispatchers_share_the_work_and_no_delivery_is_claimed_twice(p
     assert len(mine + others) == len(set(mine + others)) == 8 * 20
     sending = Counter(row.endpoint_row for row in await outpost.deliveries() if row.state == DeliveryState.SENDING)
     assert set(sending.values()) == {20}
+
+
+async def test_an_endpoint_of_which_nothing_is_known_is_sent_to(
+    outpost: Outpost, store: HotStore, clock: FakeClock
+) -> None:
+    await outpost.endpoint(rate_limit=5.0, max_in_flight=1)
+    await outpost.publish("a", "b")
+    await store.fan_out(10)
+    async with outpost.database.begin() as connection:
+        await connection.execute(outpost.tables.endpoint_state.delete())
+    for _ in range(2):
+        (claimed,) = (await store.claim(10)).deliveries
+        await store.record([finished(claimed, at=clock.now())])
+    assert {row.state for row in await outpost.deliveries()} == {DeliveryState.DELIVERED}

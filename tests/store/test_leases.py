@@ -62,6 +62,20 @@ async def test_deliveries_of_a_dispatcher_whose_lease_lasts_are_no_orphans(outpo
         ]
 
 
+async def test_what_stands_in_a_dispatchers_name_is_what_it_claimed_and_has_not_recorded(
+    outpost: Outpost, clock: FakeClock
+) -> None:
+    async with outpost.store() as store:
+        await outpost.endpoint()
+        await outpost.publish(*["note"] * 3)
+        await store.fan_out(10)
+        first, second = (await store.claim(2)).deliveries
+        await store.record([finished(first, at=clock.now())])
+        assert [(orphan.delivery_row, orphan.attempt) for orphan in await store.claimed()] == [(second.delivery_row, 1)]
+        await store.enrol("again", 10.0)
+        assert not await store.claimed()
+
+
 async def test_an_orphan_that_was_taken_over_is_out_of_reach_of_its_first_dispatcher(
     postgres_outpost: Outpost, clock: FakeClock
 ) -> None:

@@ -3,10 +3,13 @@
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
+import pytest
 from sqlalchemy import event, insert, text
 
+from dispatcher.clock import SystemClock
 from dispatcher.rules.verdict import Outcome
 from dispatcher.states import DeliveryState
 from dispatcher.store import gauges
@@ -186,6 +189,60 @@ async def test_on_postgresql_no_hot_statement_reads_a_whole_table(postgres_outpo
         before = await _whole_tables_read(postgres_outpost, store)
         await _work(postgres_outpost, store, clock)
         assert await _whole_tables_read(postgres_outpost, store) == before
+
+
+@pytest.mark.parametrize("due_in_s", [-3600.0, 3600.0], ids=["overdue", "due later"])
+async def test_on_postgresql_a_batch_of_retries_reads_little_more_than_itself_of_many_without_statistics(
+    postgres_url: str, due_in_s: float
+) -> None:
+    # By the server's own clock, which is what dispatchers go by there.
+    outpost = Outpost(postgres_url, SystemClock())
+    async with outpost.database.begin() as connection:
+        await connection.execute(
+            text(
+                "INSERT INTO deliveries (event_row, endpoint_row, tenant, due_at)"
+                " SELECT n, n % 7, 'default', now() + :due_in FROM generate_series(1, :many) AS n"
+            ),
+            {"due_in": timedelta(seconds=due_in_s), "many": 4 * HISTORY},
+        )
+    async with outpost.store() as store:
+        before = await _read_of(outpost, store, "ix_deliveries_due")
+        made, _ = await store.make_due(100)
+        assert made == (100 if due_in_s < 0 else 0)
+        # The batch, what is due next, and what is dead of the batch in the index by then.
+        assert await _read_of(outpost, store, "ix_deliveries_due") - before < 400
+    await outpost.close()
+
+
+async def test_on_postgresql_heads_that_hold_their_lanes_are_not_read_before_their_time(postgres_url: str) -> None:
+    outpost = Outpost(postgres_url, SystemClock())
+    async with outpost.database.begin() as connection:
+        await connection.execute(
+            text(
+                "INSERT INTO deliveries (event_row, endpoint_row, tenant, lane, sequence, due_at, hold_until)"
+                " SELECT n, 1, 'default', n, 1, now() + interval '1 h', now() + interval '1 h'"
+                " FROM generate_series(1, :many) AS n"
+            ),
+            {"many": HISTORY},
+        )
+    async with outpost.store() as store:
+        before = await _read_of(outpost, store, "ix_deliveries_hold")
+        assert await store.pass_lanes(100) == 0
+        assert await _read_of(outpost, store, "ix_deliveries_hold") == before
+    await outpost.close()
+
+
+async def _read_of(outpost: Outpost, store: HotStore, index: str) -> int:
+    """How many entries of an index were read so far."""
+    for role in [role for role in vars(store).values() if isinstance(role, Role)]:
+        await role.run(lambda driver: driver.execute("SELECT pg_stat_force_next_flush()"))
+    async with outpost.database.read() as connection:
+        read: int = (
+            await connection.execute(
+                text("SELECT idx_tup_read FROM pg_stat_user_indexes WHERE indexrelname = :index"), {"index": index}
+            )
+        ).scalar_one()
+        return read
 
 
 async def test_on_postgresql_the_gauges_read_no_whole_table(postgres_outpost: Outpost) -> None:

@@ -4,12 +4,18 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from dispatcher.rules.bodies import SOURCE_MARK, WITH_SOURCE
-from dispatcher.store.hot import Claimed, ClaimedBatch, Limits
+from dispatcher.store.hot import CLOCK_SLACK_S, Claimed, ClaimedBatch, Limits
 from dispatcher.store.postgres.connection import Driver
 from dispatcher.store.tables import Tables
 
 #: Endpoints looked at in one claim; the next claim goes on behind them.
 WINDOW = 200
+
+
+def _elapsed_s(tokens_at: str) -> str:
+    """Seconds in which tokens were earned; more than enough of them where the clock was set back since."""
+    return f"""CASE WHEN {tokens_at} > at_time + interval '{CLOCK_SLACK_S} s' THEN 1e9
+                    ELSE GREATEST(0, extract(epoch FROM at_time - COALESCE({tokens_at}, 'epoch'))) END"""
 
 
 class Claim:
@@ -63,8 +69,8 @@ class Claim:
             home AS MATERIALIZED (
                 SELECT h.row_id, h.ramp, h.verified_at IS NULL AS unverified,
                        LEAST(GREATEST(guest_rate, 1),
-                             COALESCE(h.tokens, GREATEST(guest_rate, 1)) + guest_rate * GREATEST(0, extract(
-                                 epoch FROM at_time - COALESCE(h.tokens_at, 'epoch')))) AS tokens
+                             COALESCE(h.tokens, GREATEST(guest_rate, 1))
+                                 + guest_rate * {_elapsed_s("h.tokens_at")}) AS tokens
                 FROM {name("destinations")} h WHERE h.row_id = ANY(watched)
             ),
             endpoint AS MATERIALIZED (
@@ -77,12 +83,11 @@ class Claim:
                        -- LEAST and GREATEST pass over nulls, so an endpoint without a limit is told apart first.
                        CASE WHEN e.rate_limit IS NOT NULL THEN LEAST(
                            GREATEST(e.rate_limit, 1),
-                           COALESCE(s.tokens, GREATEST(e.rate_limit, 1)) + e.rate_limit * GREATEST(0, extract(
-                               epoch FROM at_time - COALESCE(s.tokens_at, 'epoch')))
+                           COALESCE(s.tokens, GREATEST(e.rate_limit, 1)) + e.rate_limit * {_elapsed_s("s.tokens_at")}
                        ) END AS tokens
                 FROM unnest(chosen) AS c(row_id)
                 JOIN {name("endpoints")} e ON e.row_id = c.row_id
-                JOIN {name("endpoint_state")} s ON s.endpoint_row = e.row_id
+                LEFT JOIN {name("endpoint_state")} s ON s.endpoint_row = e.row_id
                 LEFT JOIN flight f ON f.endpoint_row = e.row_id
                 LEFT JOIN home ON home.row_id = e.destination_row
                 WHERE e.status = 'enabled' AND e.deleted_at IS NULL
@@ -152,13 +157,13 @@ class Claim:
                           d.body_profile, d.event_row, d.progress_of, p.destination_row,
                           p.watched
             )
-            SELECT next_behind, cardinality(chosen), contended, c.*
+            SELECT next_behind, cardinality(chosen), contended, homeless, c.*
             FROM (SELECT) always LEFT JOIN (
                 SELECT c.row_id, c.endpoint_row, c.version, c.dispatcher_row, c.attempts, c.failures, c.interruptions,
                        c.lane, c.sequence, c.previous_sequence, c.late, c.replay, c.body_profile,
-                       e.id, e.type, e.job_id, e.timestamp, e.created_at, e.traceparent, e.data,
-                       c.progress_of, c.destination_row, c.watched
-                FROM claimed c JOIN {name("events")} e ON e.row_id = c.event_row
+                       e.id, e.type, e.job_id, {_within_years("e.timestamp")}, {_within_years("e.created_at")},
+                       e.traceparent, e.data, c.progress_of, c.destination_row, c.watched
+                FROM claimed c LEFT JOIN {name("events")} e ON e.row_id = c.event_row
             ) c ON true
             ORDER BY c.row_id
         """
@@ -176,13 +181,14 @@ class Claim:
             RETURNS SETOF record LANGUAGE plpgsql AS $body$
             DECLARE
                 next_behind bigint; chosen bigint[]; homes bigint[]; spending bigint[]; locked bigint[];
-                paused bigint[]; watched bigint[]; contended boolean; share int;
+                paused bigint[]; watched bigint[]; homeless bigint[]; contended boolean; share int;
             BEGIN
                 SELECT CASE WHEN count(*) = {WINDOW} THEN max(endpoint_row) ELSE -1 END,
                        COALESCE(array_agg(endpoint_row ORDER BY endpoint_row) FILTER (WHERE open), '{{}}'),
                        COALESCE(array_agg(destination_row ORDER BY endpoint_row) FILTER (WHERE open), '{{}}'),
-                       array_agg(endpoint_row) FILTER (WHERE open AND rated)
-                INTO next_behind, chosen, homes, spending FROM ({scan}) scan;
+                       array_agg(endpoint_row) FILTER (WHERE open AND rated),
+                       array_agg(endpoint_row) FILTER (WHERE destination_row IS NULL)
+                INTO next_behind, chosen, homes, spending, homeless FROM ({scan}) scan;
 
                 SELECT COALESCE(array_agg(row_id), '{{}}'),
                        COALESCE(array_agg(row_id) FILTER (WHERE paused_until > at_time), '{{}}'),
@@ -213,10 +219,11 @@ class Claim:
             SELECT * FROM pg_temp.dispatcher_claim(
                 $1, COALESCE($2, clock_timestamp()), $3, $4, $5, $6, $7, $8, $9, $10, $11
             ) AS c(
-                next_behind bigint, chosen int, contended boolean, row_id bigint, endpoint_row bigint, version int,
-                dispatcher_row bigint, attempts int, failures int, interruptions int, lane bigint, sequence bigint,
-                previous_sequence bigint, late boolean, replay boolean, body_profile text, id text, type text,
-                job_id text, "timestamp" timestamptz, created_at timestamptz, traceparent text, data text,
+                next_behind bigint, chosen int, contended boolean, homeless bigint[], row_id bigint,
+                endpoint_row bigint, version int, dispatcher_row bigint, attempts int, failures int, interruptions int,
+                lane bigint, sequence bigint, previous_sequence bigint, late boolean, replay boolean, body_profile text,
+                id text, type text, job_id text, "timestamp" timestamptz, created_at timestamptz, traceparent text,
+                data text,
                 progress_of bigint, destination_row bigint, watched boolean)
         """
 
@@ -243,12 +250,18 @@ class Claim:
             self._limits.unverified_rate,
             self._source,
         )
-        self._cursor, chosen, contended = rows[0][:3]
-        deliveries = [Claimed(*row[3:]) for row in rows] if rows[0][3] is not None else []
+        self._cursor, chosen, contended, homeless = rows[0][:4]
+        deliveries = [Claimed.of(row[4:]) for row in rows] if rows[0][4] is not None else []
         share = max(1, -(-limit // max(1, chosen)))
         return ClaimedBatch(
             deliveries,
             limited=self._cursor != -1 or len(deliveries) >= min(limit, share),
             starved=chosen > 0 or contended,
             contended=contended,
+            homeless=homeless or (),
         )
+
+
+def _within_years(moment: str) -> str:
+    # The driver cannot read others, and their row would be lost with all that were claimed beside it.
+    return f"CASE WHEN {moment} BETWEEN '0001-01-02 00:00:00+00' AND '9999-12-30 00:00:00+00' THEN {moment} END"

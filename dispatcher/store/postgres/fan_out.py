@@ -1,23 +1,30 @@
 """Fan-out on PostgreSQL: one sequencer at a time numbers a job's events and makes the deliveries."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from functools import lru_cache
+from typing import Any
+
+import asyncpg
 
 from dispatcher.rules.event_types import patterns_for
 from dispatcher.rules.kinds import EventKinds
 from dispatcher.rules.numbering import Numbered, Queued, count_jobs, number
 from dispatcher.rules.superseding import superseding
 from dispatcher.states import EventKind
-from dispatcher.store.hot import FannedOut
+from dispatcher.store.hot import NO_EVENT, FannedOut, Rejected
 from dispatcher.store.job_callbacks import after_end
-from dispatcher.store.postgres.connection import Driver
+from dispatcher.store.postgres.connection import COLLISIONS, OUTAGES, Driver, committed
 from dispatcher.store.postgres.progress import due_as_head
 from dispatcher.store.postgres.record import Record
 from dispatcher.store.tables import Tables
 
 #: PostgreSQL carries up to 7,999 bytes with a notification; more jobs than that stand for all.
 LONGEST_PAYLOAD = 7900
+
+#: What no event brings about: a table or column is not what it was. Then none is taken out of the queue.
+_NOT_THE_EVENTS = (asyncpg.SyntaxOrAccessError, asyncpg.FeatureNotSupportedError)
 
 _patterns = lru_cache(maxsize=4096)(patterns_for)
 
@@ -61,10 +68,23 @@ class FanOut:
             taken AS (
                 DELETE FROM {name("fanout_queue")} q USING batch b
                 WHERE q.tenant = b.tenant AND q.event_row = b.event_row
-                RETURNING q.event_row, b.turn
+                RETURNING q.event_row, b.turn, q.tenant
             )
-            SELECT e.row_id, e.tenant, e.type, e.job_id, e.kind, taken.turn FROM taken
-            JOIN {name("events")} e ON e.row_id = taken.event_row ORDER BY e.row_id
+            SELECT taken.event_row, e.tenant, e.type, e.job_id, e.kind, taken.turn, taken.tenant, e.row_id IS NULL
+            FROM taken LEFT JOIN {name("events")} e ON e.row_id = taken.event_row ORDER BY taken.event_row
+        """
+        self._reject = f"""
+            INSERT INTO {name("rejected_events")} (event_row, reason, rejected_at)
+            VALUES ($1, $2, COALESCE($3, clock_timestamp()))
+            ON CONFLICT (event_row) DO UPDATE SET reason = excluded.reason, rejected_at = excluded.rejected_at
+        """
+        self._lift_counter = f"""
+            UPDATE {name("jobs")} j SET last_sequence = numbered.last
+            FROM {name("events")} e, {name("jobs")} its CROSS JOIN LATERAL (
+                SELECT COALESCE(max(n.sequence), 0) AS last FROM {name("job_events")} n
+                WHERE n.job_row = its.row_id) numbered
+            WHERE e.row_id = $1 AND its.tenant = e.tenant AND its.job_id = e.job_id AND j.row_id = its.row_id
+              AND j.last_sequence < numbered.last
         """
         self._number = f"""
             INSERT INTO {name("jobs")} AS j (tenant, job_id, last_sequence, settled_by, settled_at, updated_at)
@@ -168,11 +188,44 @@ class FanOut:
         taken = await driver.fetch(self._take, limit, self._last_tenant)
         if not taken:
             return FannedOut(0, 0, catch_up=catch_up)
+        self._last_tenant = max((row[5], row[6]) for row in taken)[1]
+        gone = [Rejected(row[0], NO_EVENT) for row in taken if row[7]]
+        done = await self._fan_out(driver, taken, now) if len(gone) < len(taken) else FannedOut(0, 0)
+        if gone:
+            done = replace(done, events=len(taken), rejected=gone)
+        return replace(done, catch_up=True) if catch_up else done
+
+    async def run_one(self, driver: Driver, now: datetime | None) -> FannedOut:
+        """The event whose turn it is, alone; rejected where it cannot be fanned out."""
+        [(locked, _)] = await driver.fetch(self._lock)
+        taken = await driver.fetch(self._take, 1, self._last_tenant) if locked else ()
+        if not taken:
+            return FannedOut(0, 0)
+        [(event_row, *_, tenant, gone)] = taken
+        self._last_tenant = tenant
+        if gone:
+            return FannedOut(1, 0, rejected=(Rejected(event_row, NO_EVENT),))
+        try:
+            return await committed(driver, lambda driver: self._lift_and_fan_out(driver, taken, now))
+        except (*OUTAGES, *COLLISIONS, *_NOT_THE_EVENTS) as error:
+            if not isinstance(error, asyncpg.UniqueViolationError):
+                raise
+            reason = str(error)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is this event's, and on record
+            reason = f"{type(error).__name__}: {error}"
+        await driver.execute(self._reject, event_row, reason, now)
+        return FannedOut(1, 0, rejected=(Rejected(event_row, reason),))
+
+    async def _lift_and_fan_out(self, driver: Driver, taken: Sequence[Any], now: datetime | None) -> FannedOut:
+        await driver.execute(self._lift_counter, taken[0][0])
+        return await self._fan_out(driver, taken, now)
+
+    async def _fan_out(self, driver: Driver, taken: Sequence[Any], now: datetime | None) -> FannedOut:
         events = [
             Queued(row, tenant, type_, job_id, self._kinds.of(type_, kind, job_id))
-            for row, tenant, type_, job_id, kind, _ in taken
+            for row, tenant, type_, job_id, kind, _, _, gone in taken
+            if not gone
         ]
-        self._last_tenant = max((turn, tenant) for _, tenant, _, _, _, turn in taken)[1]
         numbered, settled_by = await self._number_jobs(driver, events, now)
         superseded, found = superseding(list(numbered.values()), settled_by)
         types = {event.event_type for event in events}
@@ -194,7 +247,7 @@ class FanOut:
         )
         if not superseded and not found:
             made: str = await driver.execute(self._deliver, *values)
-            return FannedOut(len(events), int(made.rsplit(" ", 1)[1]), catch_up=catch_up, jobs=jobs)
+            return FannedOut(len(events), int(made.rsplit(" ", 1)[1]), jobs=jobs)
         deliveries, count, lanes, endpoints, held = await driver.fetchrow(
             self._deliver_and_supersede,
             *values,
@@ -206,7 +259,7 @@ class FanOut:
         if lanes:
             _, later = await self._record.free_heads(driver, list(zip(lanes, endpoints, strict=True)), now)
             held = held or later
-        return FannedOut(len(events), deliveries, superseded=count, held=held, catch_up=catch_up, jobs=jobs)
+        return FannedOut(len(events), deliveries, superseded=count, held=held, jobs=jobs)
 
     async def _number_jobs(
         self, driver: Driver, events: Sequence[Queued], now: datetime | None

@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 
-from dispatcher.store.hot import (
+from dispatcher.store.postgres.connection import Driver
+from dispatcher.store.tally import (
     BACKOFF_AFTER,
     BACKOFF_FIRST_S,
     BACKOFF_LONGEST_S,
@@ -11,7 +12,6 @@ from dispatcher.store.hot import (
     FAILING_AFTER_S,
     TargetTally,
 )
-from dispatcher.store.postgres.connection import Driver
 
 #: The moment of the record, the first parameter of each statement.
 NOW = "COALESCE($1, clock_timestamp())"

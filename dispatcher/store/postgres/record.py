@@ -5,11 +5,12 @@ from datetime import datetime
 
 from dispatcher.rules.verdict import Outcome
 from dispatcher.states import DeliveryState
-from dispatcher.store.hot import Finished, Recorded, Tally
+from dispatcher.store.hot import Finished, Recorded
 from dispatcher.store.postgres.connection import Driver
 from dispatcher.store.postgres.learnt import NOW, Learnt
 from dispatcher.store.postgres.progress import due_as_head, took_its_place
 from dispatcher.store.tables import Tables
+from dispatcher.store.tally import Tally
 
 
 class Record:
@@ -101,9 +102,10 @@ class Record:
             buried AS (
                 INSERT INTO {name("dead_letters")} (delivery_row, event_row, endpoint_row, tenant, type, job_id, reason,
                                                     attempts, last_status, last_error, created_at)
-                SELECT done.row_id, done.event_row, done.endpoint_row, done.tenant, e.type, e.job_id, done.reason,
+                SELECT done.row_id, done.event_row, done.endpoint_row, done.tenant, COALESCE(e.type, ''), e.job_id,
+                       done.reason,
                        done.attempts, done.last_status, done.last_error, {now}
-                FROM done JOIN {name("events")} e ON e.row_id = done.event_row WHERE done.state = 'dead'
+                FROM done LEFT JOIN {name("events")} e ON e.row_id = done.event_row WHERE done.state = 'dead'
             )
             SELECT row_id, state FROM done
         """

@@ -15,6 +15,7 @@ from dispatcher.store.hot import (
     Limits,
     Orphan,
     Recorded,
+    statement_limit_s,
 )
 from dispatcher.store.postgres.claim import Claim
 from dispatcher.store.postgres.connection import Driver, Role
@@ -23,8 +24,12 @@ from dispatcher.store.postgres.progress import took_its_place
 from dispatcher.store.postgres.record import Record, all_well
 from dispatcher.store.postgres.wakeup import listen
 
-#: However long the lease is: no statement here should take a tenth of it, and PostgreSQL counts to 24 days.
-LONGEST_STATEMENT_S = 600.0
+#: The least time that a heartbeat is waited for, its connection's set-up included, in seconds.
+SHORTEST_HEARTBEAT_S = 1.0
+
+#: Where statistics are missing or old, the planner takes what is due for a few rows, and would read and sort all of
+#: them for each batch, instead of taking the first of an index.
+_IN_ORDER = "SET enable_bitmapscan = off"
 
 
 class PostgresStore:
@@ -35,10 +40,12 @@ class PostgresStore:
         self._database = database
         tables = database.tables
         name = tables.name
-        timeout_s = min(max(2.0, settings.lease.total_seconds()), LONGEST_STATEMENT_S)
+        timeout_s = statement_limit_s(settings)
         self._fanning = Role(database, statement_timeout_s=timeout_s)
-        self._housekeeping = Role(database, statement_timeout_s=timeout_s)
-        self._leasing = Role(database, statement_timeout_s=timeout_s)
+        self._housekeeping = Role(database, statement_timeout_s=timeout_s, setup=_IN_ORDER)
+        # Given up early enough for another try on a new connection before the lease has ended.
+        patience_s = max(SHORTEST_HEARTBEAT_S, settings.lease.total_seconds() / 3)
+        self._leasing = Role(database, statement_timeout_s=timeout_s, patience_s=min(patience_s, timeout_s))
         self._record = Record(tables)
         self._fan_out = FanOut(tables, EventKinds(settings.event_kinds), self._record)
         self._claim = Claim(tables, Limits.of(settings), source=settings.source)
@@ -56,11 +63,15 @@ class PostgresStore:
         )
         self._retire = f"DELETE FROM {name('dispatchers')} WHERE row_id = $1"
         self._forget = f"DELETE FROM {name('dispatchers')} WHERE leased_until < {now} - interval '1 hour'"
-        self._orphans = f"""
+        sending = f"""
             SELECT d.row_id, d.endpoint_row, d.dispatcher_row, d.attempts, d.failures, d.interruptions, d.lane,
                    d.updated_at, d.progress_of
             FROM {name("deliveries")} d
-            WHERE d.state = 'sending' AND (
+            WHERE d.state = 'sending'
+        """
+        self._claimed = f"{sending} AND d.dispatcher_row = $1"
+        self._orphans = f"""
+            {sending} AND (
                 NOT EXISTS (
                     SELECT FROM {name("dispatchers")} o WHERE o.row_id = d.dispatcher_row AND o.leased_until > {now}
                 )
@@ -84,7 +95,7 @@ class PostgresStore:
             UPDATE {name("deliveries")} d SET due_at = NULL
             WHERE d.row_id = ANY(ARRAY(
                 SELECT row_id FROM {name("deliveries")}
-                WHERE state = 'pending' AND due_at IS NOT NULL AND due_at <= {now}
+                WHERE state = 'pending' AND due_at IS NOT NULL AND due_at <= (SELECT {now})
                 ORDER BY due_at LIMIT $2 FOR NO KEY UPDATE SKIP LOCKED
             ))
         """
@@ -94,7 +105,7 @@ class PostgresStore:
         """
         self._passable = f"""
             SELECT d.row_id, d.lane, d.endpoint_row FROM {name("deliveries")} d
-            WHERE d.state = 'pending' AND d.hold_until IS NOT NULL AND NOT d.late AND d.hold_until <= {now}
+            WHERE d.state = 'pending' AND d.hold_until IS NOT NULL AND NOT d.late AND d.hold_until <= (SELECT {now})
               AND EXISTS (
                   SELECT FROM {name("deliveries")} b WHERE b.lane = d.lane AND b.endpoint_row = d.endpoint_row
                   AND b.lane IS NOT NULL AND b.state IN ('pending', 'sending') AND NOT b.late
@@ -136,6 +147,11 @@ class PostgresStore:
         now = self._database.literal_now()
 
         return await self._fanning.transact(lambda driver: self._fan_out.run(driver, limit, now))
+
+    async def fan_out_one(self) -> FannedOut:
+        now = self._database.literal_now()
+
+        return await self._fanning.transact(lambda driver: self._fan_out.run_one(driver, now))
 
     async def claim(self, limit: int, ended: Sequence[tuple[int, int]] = ()) -> ClaimedBatch:
         now = self._database.literal_now()
@@ -192,6 +208,10 @@ class PostgresStore:
     async def orphans(self, limit: int) -> Sequence[Orphan]:
         now = self._database.literal_now()
         rows = await self._housekeeping.run(lambda driver: driver.fetch(self._orphans, now, limit))
+        return [Orphan(*row) for row in rows]
+
+    async def claimed(self) -> Sequence[Orphan]:
+        rows = await self._housekeeping.run(lambda driver: driver.fetch(self._claimed, self._row))
         return [Orphan(*row) for row in rows]
 
     async def busy(self, seconds: float) -> None:

@@ -1,14 +1,16 @@
 """The claim on SQLite: the same choice as on PostgreSQL, made endpoint by endpoint in one write transaction."""
 
 import math
+import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from dispatcher.rules.bodies import frozen_profile
 from dispatcher.store.columns import from_microseconds
-from dispatcher.store.hot import Claimed, ClaimedBatch, Limits
+from dispatcher.store.hot import CLOCK_SLACK_S, Claimed, ClaimedBatch, Limits
 from dispatcher.store.sqlite.connection import Connection, as_json
+from dispatcher.store.sqlite_engine import is_outage
 from dispatcher.store.tables import Tables
 
 #: Endpoints looked at in one claim; the next claim goes on behind them.
@@ -34,7 +36,7 @@ class Claim:
                         WHERE {claimable} AND d.endpoint_row > h.endpoint_row ORDER BY d.endpoint_row LIMIT 1)
                 FROM heads h WHERE h.endpoint_row IS NOT NULL LIMIT {WINDOW + 1}
             )
-            SELECT json_array(h.endpoint_row,
+            SELECT json_array(h.endpoint_row, e.row_id IS NULL,
                               e.status = 'enabled' AND e.deleted_at IS NULL
                               AND (s.paused_until IS NULL OR s.paused_until <= ?2)
                               AND (home.paused_until IS NULL OR home.paused_until <= ?2),
@@ -90,29 +92,34 @@ class Claim:
                               e.data, d.progress_of, json_extract(p.value, '$[3]'), json_extract(p.value, '$[4]')) AS j
             FROM json_each(?1) p
             CROSS JOIN {name("deliveries")} d ON d.row_id = json_extract(p.value, '$[0]')
-            CROSS JOIN {name("events")} e ON e.row_id = d.event_row
+            LEFT JOIN {name("events")} e ON e.row_id = d.event_row
             WHERE d.state = 'sending' AND d.dispatcher_row = ?2
+        """
+        self._taken_bare = f"""
+            SELECT json_array(d.row_id, d.endpoint_row, d.dispatcher_row, d.attempts, d.lane, d.progress_of) AS j
+            FROM {name("deliveries")} d WHERE d.row_id = ?1 AND d.state = 'sending' AND d.dispatcher_row = ?2
         """
 
     def anything(self, connection: Connection) -> bool:
         """Whether there is something to claim at all; asked before a write transaction is opened for nothing."""
         return bool(connection.one(self._any))
 
-    def _look(self, connection: Connection, now: int) -> list[list[Any]]:
+    def _look(self, connection: Connection, now: int) -> tuple[list[list[Any]], list[int]]:
+        """The endpoints of the window that may be sent to, and those that have no row."""
         rows = connection.rows(self._scan, (self._cursor, now))
         whole = len(rows) > WINDOW
         rows = rows[:WINDOW]
         self._cursor = rows[-1][0] if whole else -1
-        return [row for row in rows if row[1]]
+        return [row for row in rows if row[2]], [row[0] for row in rows if row[1]]
 
     def run(
         self, connection: Connection, limit: int, dispatcher_row: int, now: int, ended: Sequence[tuple[int, int]]
     ) -> ClaimedBatch:
         """Claims for a window of endpoints, inside the caller's transaction; the next claim looks behind it."""
-        endpoints = self._look(connection, now)
+        endpoints, homeless = self._look(connection, now)
         unseen = self._cursor != -1
         if not endpoints:
-            return ClaimedBatch((), limited=unseen)
+            return ClaimedBatch((), limited=unseen, homeless=homeless)
         in_flight: dict[int, int] = {}
         crowd: dict[int, int] = {}
         guests = _Guests(self._limits, now)
@@ -123,7 +130,7 @@ class Claim:
                 guests.present(destination, count)
         share = max(1, -(-limit // len(endpoints)))
         picked: list[list[Any]] = []
-        for endpoint_row, _, version, profile, destination, cap, ramp, rate, tokens, tokens_at, home in endpoints:
+        for endpoint_row, _, _, version, profile, destination, cap, ramp, rate, tokens, tokens_at, home in endpoints:
             room = (self._limits.per_endpoint if cap is None else cap) - in_flight.get(endpoint_row, 0)
             if ramp is not None:
                 room = min(room, ramp - in_flight.get(endpoint_row, 0))
@@ -153,14 +160,30 @@ class Claim:
             if available is not None and lanes:
                 connection.run(self._spend, (available - len(lanes), now, endpoint_row))
         if not picked:
-            return ClaimedBatch((), limited=unseen, starved=True)
+            return ClaimedBatch((), limited=unseen, starved=True, homeless=homeless)
         for destination, left in guests.spent():
             connection.run(self._spend_as_guest, (left, now, destination))
-        chosen = as_json(picked)
-        connection.run(self._take, (chosen, dispatcher_row, now))
-        rows = connection.rows(self._taken, (chosen, dispatcher_row))
-        limited = unseen or len(rows) >= min(limit, share)
-        return ClaimedBatch([_claimed(row) for row in rows], limited=limited, starved=True)
+        connection.run(self._take, (as_json(picked), dispatcher_row, now))
+        claimed = self._read(connection, picked, dispatcher_row)
+        limited = unseen or len(claimed) >= min(limit, share)
+        return ClaimedBatch(claimed, limited=limited, starved=True, homeless=homeless)
+
+    def _read(self, connection: Connection, picked: Sequence[Sequence[Any]], dispatcher_row: int) -> list[Claimed]:
+        """What was taken; where the rows cannot be read together each is read alone, and marked if it cannot be."""
+        try:
+            return [_claimed(row) for row in connection.rows(self._taken, (as_json(picked), dispatcher_row))]
+        except (sqlite3.Error, ValueError) as error:
+            if isinstance(error, sqlite3.Error) and is_outage(error):
+                raise
+            if len(picked) > 1:
+                return [claimed for one in picked for claimed in self._read(connection, [one], dispatcher_row)]
+            defect = f"its row or its event's cannot be read ({error})"
+            return [
+                Claimed.unreadable(delivery, endpoint, dispatcher, attempt, lane, progress_of, defect)
+                for delivery, endpoint, dispatcher, attempt, lane, progress_of in connection.rows(
+                    self._taken_bare, (picked[0][0], dispatcher_row)
+                )
+            ]
 
 
 class _Guests:
@@ -207,11 +230,17 @@ def _available(rate: float, tokens: float | None, tokens_at: int | None, now: in
     most = max(rate, 1.0)
     if tokens is None or tokens_at is None:
         return most
+    if tokens_at > now + CLOCK_SLACK_S * 1_000_000:
+        # The clock was set back: nobody waits until it is again as late as it was.
+        return most
     return min(most, tokens + rate * max(0, now - tokens_at) / 1_000_000)
 
 
 def _claimed(row: list[Any]) -> Claimed:
     row[10], row[11] = bool(row[10]), bool(row[11])
     row[22] = bool(row[22])
-    row[16], row[17] = from_microseconds(row[16]), from_microseconds(row[17])
-    return Claimed(*row)
+    try:
+        row[16], row[17] = from_microseconds(row[16]), from_microseconds(row[17])
+    except (TypeError, OverflowError):
+        row[16] = None
+    return Claimed.of(row)

@@ -1,18 +1,22 @@
 """Fan-out on SQLite, where the write transaction is the sequencer."""
 
+import sqlite3
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import lru_cache
+from typing import Any
 
 from dispatcher.rules.event_types import patterns_for
 from dispatcher.rules.kinds import EventKinds
 from dispatcher.rules.numbering import Numbered, Queued, count_jobs, number
 from dispatcher.rules.superseding import superseding
 from dispatcher.states import EventKind
-from dispatcher.store.hot import FannedOut
+from dispatcher.store.hot import NO_EVENT, FannedOut, Rejected
 from dispatcher.store.job_callbacks import after_end
 from dispatcher.store.sqlite.connection import Connection, as_json
 from dispatcher.store.sqlite.progress import due_as_head
 from dispatcher.store.sqlite.record import Record
+from dispatcher.store.sqlite_engine import is_outage
 from dispatcher.store.tables import Tables
 
 _patterns = lru_cache(maxsize=4096)(patterns_for)
@@ -38,9 +42,20 @@ class FanOut:
         """
         self._flagged = f"SELECT EXISTS (SELECT 1 FROM {name('endpoints')} WHERE catch_up)"
         self._batch = f"""
-            SELECT json_array(e.row_id, e.tenant, e.type, e.job_id, e.kind) AS j
+            SELECT json_array(q.event_row, e.tenant, e.type, e.job_id, e.kind, e.row_id IS NULL) AS j
             FROM (SELECT event_row FROM {name("fanout_queue")} WHERE tenant = ? ORDER BY event_row LIMIT ?) q
-            CROSS JOIN {name("events")} e ON e.row_id = q.event_row ORDER BY e.row_id
+            LEFT JOIN {name("events")} e ON e.row_id = q.event_row ORDER BY q.event_row
+        """
+        self._next = f"SELECT min(event_row) FROM {name('fanout_queue')} WHERE tenant = ?"
+        self._reject = f"""
+            INSERT INTO {name("rejected_events")} (event_row, reason, rejected_at) VALUES (?1, ?2, ?3)
+            ON CONFLICT (event_row) DO UPDATE SET reason = excluded.reason, rejected_at = excluded.rejected_at
+        """
+        self._lift_counter = f"""
+            UPDATE {name("jobs")} AS j SET last_sequence = max(j.last_sequence, COALESCE((
+                SELECT max(n.sequence) FROM {name("job_events")} n WHERE n.job_row = j.row_id), 0))
+            WHERE EXISTS (SELECT 1 FROM {name("events")} e
+                          WHERE e.row_id = ? AND e.tenant = j.tenant AND e.job_id = j.job_id)
         """
         self._take = f"DELETE FROM {name('fanout_queue')} WHERE tenant = ? AND event_row <= ?"
         self._number = f"""
@@ -110,18 +125,48 @@ class FanOut:
         """One batch, inside the caller's transaction. Tenants take turns: each gets an equal share of it; where they
         are more than it holds, those come first that the last one ended before."""
         events: list[Queued] = []
+        gone: list[Rejected] = []
         turns = sorted(tenants, key=lambda tenant: (tenant <= self._last_tenant, tenant))[:limit]
         self._last_tenant = turns[-1]
         for tenant in turns:
             batch = connection.rows(self._batch, (tenant, max(1, limit // len(tenants))))
             if batch:
                 connection.run(self._take, (tenant, batch[-1][0]))
-                events += [
-                    Queued(row_id, owner, event_type, job_id, self._kinds.of(event_type, kind, job_id))
-                    for row_id, owner, event_type, job_id, kind in batch
-                ]
-        if not events:
+                events += self._queued(batch)
+                gone += [Rejected(row[0], NO_EVENT) for row in batch if row[5]]
+        done = self._fan_out(connection, events, now) if events else FannedOut(0, 0)
+        return replace(done, events=done.events + len(gone), rejected=gone) if gone else done
+
+    def run_one(self, connection: Connection, tenants: list[str], now: int) -> FannedOut:
+        """The event whose turn it is, alone; rejected where it cannot be fanned out."""
+        tenant = min(tenants, key=lambda tenant: (tenant <= self._last_tenant, tenant))
+        self._last_tenant = tenant
+        event_row = connection.one(self._next, (tenant,))
+        if event_row is None:
             return FannedOut(0, 0)
+        connection.run("SAVEPOINT one_event")
+        try:
+            connection.run(self._lift_counter, (event_row,))
+            done = self.run(connection, [tenant], 1, now)
+        except Exception as error:
+            if isinstance(error, sqlite3.OperationalError) and is_outage(error):
+                raise
+            connection.run("ROLLBACK TO one_event")
+            connection.run(self._take, (tenant, event_row))
+            reason = f"{type(error).__name__}: {error}"
+            connection.run(self._reject, (event_row, reason, now))
+            done = FannedOut(1, 0, rejected=(Rejected(event_row, reason),))
+        connection.run("RELEASE one_event")
+        return done
+
+    def _queued(self, batch: Sequence[Sequence[Any]]) -> list[Queued]:
+        return [
+            Queued(row_id, owner, event_type, job_id, self._kinds.of(event_type, kind, job_id))
+            for row_id, owner, event_type, job_id, kind, gone in batch
+            if not gone
+        ]
+
+    def _fan_out(self, connection: Connection, events: Sequence[Queued], now: int) -> FannedOut:
         numbered, settled_by = self._number_jobs(connection, events, now)
         superseded, found = superseding(list(numbered.values()), settled_by)
         rows = []

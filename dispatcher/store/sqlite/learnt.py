@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from dispatcher.store.hot import (
+from dispatcher.store.sqlite.connection import Connection
+from dispatcher.store.tally import (
     BACKOFF_AFTER,
     BACKOFF_FIRST_S,
     BACKOFF_LONGEST_S,
@@ -10,7 +11,6 @@ from dispatcher.store.hot import (
     FAILING_AFTER_S,
     TargetTally,
 )
-from dispatcher.store.sqlite.connection import Connection
 
 
 class Learnt:

@@ -6,11 +6,12 @@ from typing import Any
 from dispatcher.rules.verdict import Outcome
 from dispatcher.states import DeliveryState, Reason
 from dispatcher.store.columns import to_microseconds
-from dispatcher.store.hot import Finished, Recorded, Tally
+from dispatcher.store.hot import Finished, Recorded
 from dispatcher.store.sqlite.connection import Connection, as_json
 from dispatcher.store.sqlite.learnt import Learnt
 from dispatcher.store.sqlite.progress import due_as_head, took_its_place
 from dispatcher.store.tables import Tables
+from dispatcher.store.tally import Tally
 
 
 class Record:
@@ -58,9 +59,9 @@ class Record:
         self._bury = f"""
             INSERT INTO {name("dead_letters")} (delivery_row, event_row, endpoint_row, tenant, type, job_id, reason,
                                                 attempts, last_status, last_error, created_at)
-            SELECT d.row_id, d.event_row, d.endpoint_row, d.tenant, e.type, e.job_id, d.reason, d.attempts,
-                   d.last_status, d.last_error, ?2
-            FROM {name("deliveries")} d JOIN {name("events")} e ON e.row_id = d.event_row WHERE d.row_id = ?1
+            SELECT d.row_id, d.event_row, d.endpoint_row, d.tenant, COALESCE(e.type, ''), e.job_id, d.reason,
+                   d.attempts, d.last_status, d.last_error, ?2
+            FROM {name("deliveries")} d LEFT JOIN {name("events")} e ON e.row_id = d.event_row WHERE d.row_id = ?1
         """
         self._free_heads = f"""
             UPDATE {name("deliveries")} AS d SET waiting = false, due_at = {due_as_head(name, "d", "?2", "d.due_at")}

@@ -2,11 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
+from typing import Any, TypeVar
 
+from dispatcher.errors import StoreUnavailable
 from dispatcher.rules.kinds import EventKinds
 from dispatcher.settings import Settings
-from dispatcher.store.columns import from_microseconds, to_microseconds
+from dispatcher.store.columns import from_microseconds
 from dispatcher.store.database import Database
 from dispatcher.store.hot import (
     LONGER_THAN_ANY_ATTEMPT_S,
@@ -22,21 +25,24 @@ from dispatcher.store.sqlite.claim import Claim
 from dispatcher.store.sqlite.connection import Connection, Writer, as_json
 from dispatcher.store.sqlite.fan_out import FanOut
 from dispatcher.store.sqlite.progress import took_its_place
+from dispatcher.store.sqlite.rebase import Base
 from dispatcher.store.sqlite.record import Record
 from dispatcher.store.sqlite.wakeup import watch
+
+T = TypeVar("T")
 
 
 class SqliteStore:
     """`HotStore` on SQLite, for the one process that holds the dispatching role on the file."""
 
     def __init__(self, database: Database, settings: Settings, file: Path) -> None:
-        self._clock = database.clock
         self._writer = Writer(file)
         tables = database.tables
         name = tables.name
         self._record = Record(tables)
         self._fan_out = FanOut(tables, EventKinds(settings.event_kinds), self._record)
         self._claim = Claim(tables, Limits.of(settings), source=settings.source)
+        self._base = Base(database.clock, tables)
         self._row = 0
         self._forget_all = f"DELETE FROM {name('dispatchers')}"
         self._enrol = (
@@ -44,11 +50,15 @@ class SqliteStore:
         )
         self._renew = f"UPDATE {name('dispatchers')} SET leased_until = ?3 WHERE row_id = ?1 AND leased_until > ?2"
         self._retire = f"DELETE FROM {name('dispatchers')} WHERE row_id = ?"
-        self._orphans = f"""
+        sending = f"""
             SELECT json_array(d.row_id, d.endpoint_row, d.dispatcher_row, d.attempts, d.failures, d.interruptions,
                               d.lane, d.updated_at, d.progress_of) AS j
             FROM {name("deliveries")} d
-            WHERE d.state = 'sending' AND (
+            WHERE d.state = 'sending'
+        """
+        self._claimed = f"{sending} AND d.dispatcher_row = ?1"
+        self._orphans = f"""
+            {sending} AND (
                 NOT EXISTS (
                     SELECT 1 FROM {name("dispatchers")} o WHERE o.row_id = d.dispatcher_row AND o.leased_until > ?1
                 )
@@ -90,27 +100,39 @@ class SqliteStore:
         """
 
     def _now(self) -> int:
-        return to_microseconds(self._clock.now())
+        return self._base.now()
 
     @property
     def dispatcher_row(self) -> int:
         return self._row
 
     async def enrol(self, name: str, lease_s: float) -> None:
-        now = self._now()
-
         def work(connection: Connection) -> int:
+            self._base.follow(connection)
+            now = self._now()
             # The file lock says that no other dispatcher lives, so what is `sending` is nobody's.
             connection.run(self._forget_all)
             row: int = connection.one(self._enrol, (name, now, now + int(lease_s * 1_000_000)))
             return row
 
-        self._row = await self._writer.transact(work)
+        self._row = await self._rebased(work)
 
     async def heartbeat(self, lease_s: float) -> bool:
-        now = self._now()
-        until = now + int(lease_s * 1_000_000)
-        return await self._writer.transact(lambda connection: connection.run(self._renew, (self._row, now, until)) > 0)
+        def work(connection: Connection) -> bool:
+            before = self._now()
+            self._base.follow(connection)
+            return connection.run(self._renew, (self._row, before, self._now() + int(lease_s * 1_000_000))) > 0
+
+        return await self._rebased(work)
+
+    async def _rebased(self, work: Callable[[Connection], T]) -> T:
+        base = self._base.taken
+        try:
+            return await self._writer.transact(work)
+        except StoreUnavailable:
+            # What was moved is where it was, and by the next heartbeat it is moved again.
+            self._base.taken = base
+            raise
 
     async def retire(self) -> None:
         await self._writer.transact(lambda connection: connection.run(self._retire, (self._row,)))
@@ -121,25 +143,32 @@ class SqliteStore:
         )
         if not tenants:
             return FannedOut(0, 0, catch_up=flagged)
-        now = self._now()
-        done = await self._writer.transact(lambda connection: self._fan_out.run(connection, tenants, limit, now))
+        done = await self._writer.transact(
+            lambda connection: self._fan_out.run(connection, tenants, limit, self._now())
+        )
         return replace(done, catch_up=flagged)
 
+    async def fan_out_one(self) -> FannedOut:
+        tenants = await self._writer.read(self._fan_out.waiting)
+        if not tenants:
+            return FannedOut(0, 0)
+        return await self._writer.transact(lambda connection: self._fan_out.run_one(connection, tenants, self._now()))
+
     async def claim(self, limit: int, ended: Sequence[tuple[int, int]] = ()) -> ClaimedBatch:
-        now = self._now()
         if not await self._writer.read(self._claim.anything):
             return ClaimedBatch(())
-        return await self._writer.transact(lambda connection: self._claim.run(connection, limit, self._row, now, ended))
+        return await self._writer.transact(
+            lambda connection: self._claim.run(connection, limit, self._row, self._now(), ended)
+        )
 
     async def record(self, batch: Sequence[Finished]) -> Recorded:
-        now = self._now()
-        return await self._writer.transact(lambda connection: self._record.run(connection, batch, now))
+        return await self._writer.transact(lambda connection: self._record.run(connection, batch, self._now()))
 
     async def release(self, batch: Sequence[Claimed]) -> None:
         fences = as_json([claimed.delivery_row, claimed.attempt] for claimed in batch)
-        now = self._now()
 
         def work(connection: Connection) -> None:
+            now = self._now()
             connection.run(self._release, (fences, self._row, now))
             self._record.hold_back(connection, [claimed.delivery_row for claimed in batch if claimed.lane is not None])
             lanes = {(claimed.lane, claimed.endpoint_row) for claimed in batch if claimed.lane is not None}
@@ -148,32 +177,35 @@ class SqliteStore:
         await self._writer.transact(work)
 
     async def make_due(self, limit: int) -> tuple[int, float | None]:
-        now = self._now()
-        next_due = await self._writer.read(lambda connection: connection.one(self._next_due))
+        next_due, now = await self._writer.read(lambda connection: (connection.one(self._next_due), self._now()))
         made = 0
         if next_due is not None and next_due <= now:
-            made = await self._writer.transact(lambda connection: connection.run(self._make_due, (now, limit)))
-            next_due = await self._writer.read(lambda connection: connection.one(self._next_due))
+            made = await self._writer.transact(lambda connection: connection.run(self._make_due, (self._now(), limit)))
+            next_due, now = await self._writer.read(lambda connection: (connection.one(self._next_due), self._now()))
         return made, None if next_due is None else (next_due - now) / 1_000_000
 
     async def pass_lanes(self, limit: int) -> int:
-        now = self._now()
-        passable = await self._writer.read(lambda connection: connection.rows(self._passable, (now, limit)))
+        passable = await self._writer.read(lambda connection: connection.rows(self._passable, (self._now(), limit)))
         if not passable:
             return 0
 
         def work(connection: Connection) -> int:
             connection.run(self._pass, (as_json(row[0] for row in passable),))
-            self._record.free_heads(connection, [(row[1], row[2]) for row in passable], now)
+            self._record.free_heads(connection, [(row[1], row[2]) for row in passable], self._now())
             return len(passable)
 
         return await self._writer.transact(work)
 
     async def orphans(self, limit: int) -> Sequence[Orphan]:
-        now = self._now()
-        rows = await self._writer.read(lambda connection: connection.rows(self._orphans, (now, limit)))
+        return await self._sending(lambda: (self._orphans, (self._now(), limit)))
+
+    async def claimed(self) -> Sequence[Orphan]:
+        return await self._sending(lambda: (self._claimed, (self._row,)))
+
+    async def _sending(self, query: Callable[[], tuple[str, tuple[int, ...]]]) -> Sequence[Orphan]:
+        rows, now = await self._writer.read(lambda connection: (connection.rows(*query()), self._now()))
         return [
-            Orphan(row[0], row[1], row[2], row[3], row[4], row[5], row[6], from_microseconds(row[7]), row[8])
+            Orphan(row[0], row[1], row[2], row[3], row[4], row[5], row[6], _claimed_at(row[7], now), row[8])
             for row in rows
         ]
 
@@ -185,3 +217,8 @@ class SqliteStore:
 
     async def close(self) -> None:
         await self._writer.close()
+
+
+def _claimed_at(updated_at: Any, now: int) -> datetime:
+    # Written by hand: it is taken back all the same.
+    return from_microseconds(updated_at if isinstance(updated_at, int) else now)
