@@ -57,8 +57,13 @@ async def deployed(database_url: str, **settings: Any) -> AsyncIterator[Deployed
     """Runs a deployment meanwhile, for receivers on this machine."""
     dispatcher = Dispatcher(settings=load(database_url=database_url, **{**LOCAL, **settings}))
     async with dispatcher, aiohttp.ClientSession() as session:
-        app = create_app(dispatcher.deployment, admin_key=ADMIN_KEY, on_published=dispatcher.wake)
-        runner = ApiRunner(app, access_log=None)
+        app = create_app(
+            dispatcher.deployment,
+            admin_key=ADMIN_KEY,
+            on_published=dispatcher.wake,
+            condition=dispatcher.condition,
+        )
+        runner = ApiRunner(app, most_connections=100, access_log=None)
         await runner.setup()
         try:
             await web.TCPSite(runner, "127.0.0.1", 0).start()

@@ -74,9 +74,9 @@ class Program:
             await self._reading
         return code
 
-    async def done(self) -> int:
+    async def done(self, patience_s: float = PATIENCE_S) -> int:
         """Waits until it has ended by itself; its exit code, once all of its output was read."""
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(patience_s):
             code = await self._process.wait()
         await self._reading
         return code

@@ -4,6 +4,7 @@ import asyncio
 import os
 import sys
 from asyncio.subprocess import PIPE, Process
+from contextlib import suppress
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
@@ -17,7 +18,7 @@ _RESTART_S = (0.5, 30.0)
 #: A process that lived so long starts with the first wait again, in seconds.
 _HEALTHY_S = 60.0
 #: What a stop takes beside the grace for attempts in flight, in seconds.
-_STOP_SLACK_S = 5.0
+_STOP_SLACK_S = 8.0
 
 
 class Fleet:
@@ -80,7 +81,8 @@ class Fleet:
         asked.cancel()
         if ended.done():
             return stop.is_set()
-        process.terminate()
+        with suppress(ProcessLookupError):
+            process.terminate()
         await asyncio.wait({ended}, timeout=self._grace_s + _STOP_SLACK_S)
         if not ended.done():
             log.error("fleet.process_killed", pid=process.pid)

@@ -1,23 +1,28 @@
 """What `work` shows of itself on a port: that it lives, whether it can work, and its metrics; without a key."""
 
 import json
+from collections.abc import Callable
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
+from dispatcher.engine.vitals import Condition
 from dispatcher.service import health
 from dispatcher.store.deployment import Deployment
 
 
-def health_app(deployment: Deployment, registry: CollectorRegistry) -> web.Application:
-    """`/healthz`, `/readyz` and `/metrics`."""
+def health_app(
+    deployment: Deployment, registry: CollectorRegistry, condition: Callable[[], Condition] | None
+) -> web.Application:
+    """`/healthz`, `/readyz` and `/metrics`; `condition` asks the dispatcher in this process, if there is one."""
 
     async def healthz(request: web.Request) -> web.Response:
-        return _json(200, {"status": "ok"})
+        alive, status = health.liveness(condition() if condition else Condition())
+        return _json(200 if alive else 503, {"status": status})
 
     async def readyz(request: web.Request) -> web.Response:
-        ready, checks = await health.readiness(deployment)
+        ready, checks = await health.readiness(deployment, condition() if condition else None)
         return _json(200 if ready else 503, {"ready": ready, "checks": checks})
 
     async def metrics(request: web.Request) -> web.Response:

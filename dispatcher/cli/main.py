@@ -9,6 +9,7 @@ import typer
 from typer.main import get_command
 
 from dispatcher.cli import dead_letters, deliveries, endpoints, events, job_callbacks, jobs, keys, options, tenants
+from dispatcher.cli.event_loop import end_when_asked
 from dispatcher.cli.failures import exit_code_of
 from dispatcher.cli.options import examples
 
@@ -71,6 +72,7 @@ def serve(
     ] = None,
 ) -> None:
     """Run the API and a dispatcher in one process."""
+    end_when_asked()
     from dispatcher.cli import serve as serving
 
     serving.serve(host=host, port=port)
@@ -90,6 +92,7 @@ def work(
     supervised: Annotated[bool, typer.Option("--supervised", hidden=True)] = False,
 ) -> None:
     """Run dispatchers without the API: more cores, more hosts, or once from cron."""
+    end_when_asked()
     from dispatcher.cli import work as working
 
     working.work(processes=processes, port=port, host=host, until_idle=until_idle, supervised=supervised)

@@ -1,6 +1,7 @@
 """One command's time on the deployment: settings, an up-to-date schema, the work, and everything closed again."""
 
 import asyncio
+import os
 import sys
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
@@ -39,11 +40,23 @@ async def _opened(settings: Settings, work: Callable[[Deployment], Awaitable[Res
 
 
 def check_file(settings: Settings) -> None:
-    """Mentions that a SQLite file is new: maybe another one was meant. Raises `ConfigurationError`."""
+    """Mentions that a SQLite file is new: maybe another one was meant.
+
+    Raises `ConfigurationError` for what cannot be used as one.
+    """
     file = parse_database_url(settings.database_url).file
-    if file is None or file.exists():
+    if file is None:
         return
     directory = file.absolute().parent
+    if file.exists():
+        if file.is_dir():
+            raise ConfigurationError(f"DISPATCHER_DATABASE_URL: {file.absolute()} is a directory; name a file")
+        if not (os.access(file, os.W_OK) and os.access(directory, os.W_OK)):
+            raise ConfigurationError(
+                f"DISPATCHER_DATABASE_URL: {file.absolute()}, or its directory, may only be read by this user; SQLite"
+                " writes both"
+            )
+        return
     if not directory.is_dir():
         raise ConfigurationError(
             f"DISPATCHER_DATABASE_URL: there is no directory {directory}; make it, or name another"

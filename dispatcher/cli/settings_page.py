@@ -24,6 +24,7 @@ _UNITS = {
     "max_in_flight_per_unverified_destination": "attempts",
     "unverified_rate": "attempts/s",
     "max_readers": "readers",
+    "max_connections": "connections",
     "allow_networks": "CIDRs",
     "egress_addresses": "addresses",
     "endpoint_defaults": "JSON",

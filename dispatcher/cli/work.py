@@ -3,25 +3,29 @@
 import asyncio
 import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import typer
-from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 from dispatcher import logs
-from dispatcher.cli.event_loop import make_collections_rare, run, stop_on_signals
+from dispatcher.cli import open_files
+from dispatcher.cli.event_loop import make_collections_rare, run, stop_on_signals, unless_stopped
 from dispatcher.cli.fleet import Fleet
 from dispatcher.cli.health_pages import health_app
 from dispatcher.cli.listening import served
 from dispatcher.cli.options import given
 from dispatcher.cli.session import check_file
 from dispatcher.engine.dispatcher import Dispatcher
+from dispatcher.engine.vitals import Condition
 from dispatcher.settings import Settings, load
 from dispatcher.store import migrate
 from dispatcher.store.deployment import Deployment, open_deployment
 from dispatcher.store.urls import parse_database_url
+
+#: Connections to the health pages at once.
+_PAGE_CONNECTIONS = 100
 
 
 def work(*, processes: int, port: int | None, host: str | None, until_idle: bool, supervised: bool) -> None:
@@ -31,6 +35,7 @@ def work(*, processes: int, port: int | None, host: str | None, until_idle: bool
     logs.configure(settings.log_format, settings.log_level)
     shown_on = None if supervised else settings.work_port if port is None else port
     if processes == 1:
+        open_files.allow(settings.max_in_flight)
         run(_work(settings, shown_on, until_idle, supervised))
         return
     if parse_database_url(settings.database_url).dialect == "sqlite":
@@ -43,18 +48,23 @@ def work(*, processes: int, port: int | None, host: str | None, until_idle: bool
 
 
 async def _work(settings: Settings, port: int | None, until_idle: bool, supervised: bool) -> None:
-    stop = stop_on_signals()
+    dispatcher = Dispatcher(settings=settings)
+    stop = stop_on_signals(dispatcher.hurry)
     if supervised:
         await _stop_with_parent(stop)
-    dispatcher = Dispatcher(settings=settings)
     # Before it starts: this takes a tenth of a second, in which the first deliveries would wait.
     make_collections_rare()
-    async with dispatcher, AsyncExitStack() as stack:
+    if not await unless_stopped(dispatcher.start(), stop):
+        return
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(dispatcher.stop)
         if port is not None:
             # Only here: a process under supervision keeps its metrics in files for the parent.
             from dispatcher.metrics import registry
 
-            await stack.enter_async_context(_pages(settings, dispatcher.deployment, registry, port))
+            await stack.enter_async_context(
+                _pages(settings, dispatcher.deployment, registry, port, dispatcher.condition)
+            )
         if until_idle:
             await _until_idle(dispatcher, stop)
         else:
@@ -77,7 +87,8 @@ async def _supervise(settings: Settings, processes: int, port: int | None, until
     stop = stop_on_signals()
     deployment = open_deployment(settings)
     try:
-        await migrate.check(deployment.database)
+        if not await unless_stopped(migrate.check(deployment.database), stop):
+            return True
         with tempfile.TemporaryDirectory(prefix="dispatcher-metrics-") as metrics_directory:
             fleet = Fleet(
                 processes,
@@ -88,7 +99,7 @@ async def _supervise(settings: Settings, processes: int, port: int | None, until
             async with AsyncExitStack() as stack:
                 if port is not None:
                     registry = fleet.registry()
-                    await stack.enter_async_context(_pages(settings, deployment, registry, port))
+                    await stack.enter_async_context(_pages(settings, deployment, registry, port, None))
                 return await fleet.run(stop)
     finally:
         await deployment.database.close()
@@ -96,9 +107,17 @@ async def _supervise(settings: Settings, processes: int, port: int | None, until
 
 @asynccontextmanager
 async def _pages(
-    settings: Settings, deployment: Deployment, registry: CollectorRegistry, port: int
+    settings: Settings,
+    deployment: Deployment,
+    registry: CollectorRegistry,
+    port: int,
+    condition: Callable[[], Condition] | None,
 ) -> AsyncIterator[None]:
-    runner = web.AppRunner(health_app(deployment, registry), access_log=None, shutdown_timeout=1)
+    # Only here: most workers show no pages, and start without all that the API needs.
+    from dispatcher.api.runner import ApiRunner
+
+    app = health_app(deployment, registry, condition)
+    runner = ApiRunner(app, most_connections=_PAGE_CONNECTIONS, access_log=None, shutdown_timeout=1)
     async with served(runner, settings.host, port) as url:
         sys.stdout.write(f"Health and metrics on {url} (/healthz, /readyz, /metrics).\n")
         sys.stdout.flush()

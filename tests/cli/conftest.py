@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import os
+import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
@@ -44,9 +45,12 @@ def process_as_before() -> Iterator[None]:
     root = logging.getLogger()
     handlers, root_level = list(root.handlers), root.level
     thresholds = gc.get_threshold()
+    signals = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     finally:
+        for number, handler in signals.items():
+            signal.signal(number, handler)
         logs._SINK.stream, logs._SINK.level, logs._PROCESSORS[:] = stream, level, processors
         root.handlers[:] = handlers
         root.setLevel(root_level)

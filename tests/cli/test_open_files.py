@@ -1,0 +1,35 @@
+"""A process that needs more sockets than hosts allow by default asks for them."""
+
+import resource
+from collections.abc import Iterator
+
+import pytest
+
+from dispatcher.cli import open_files
+from tests.cli.conftest import Started
+
+
+@pytest.fixture
+def few_files() -> Iterator[int]:
+    """A soft limit below what is wanted, for this process and those that it starts; gives the hard one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1000, hard))
+    yield hard
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_soft_limit_is_raised_as_far_as_needed_and_no_further(few_files: int) -> None:
+    open_files.allow(100)
+    assert resource.getrlimit(resource.RLIMIT_NOFILE) == (1000, few_files)
+    open_files.allow(1000)
+    assert resource.getrlimit(resource.RLIMIT_NOFILE) == (1200, few_files)
+
+
+@pytest.mark.parametrize(("command", "wanted"), [("serve", 1100 + 300 + 200), ("work", 900 + 200)])
+async def test_a_dispatcher_has_room_for_its_connections(
+    started: Started, sqlite_url: str, few_files: int, command: str, wanted: int
+) -> None:
+    caps = {"max_connections": "1100", "max_in_flight": "300" if command == "serve" else "900"}
+    async with started(command, database_url=sqlite_url, port="0", log_format="json", **caps) as process:
+        await process.line("dispatcher.started")
+        assert resource.prlimit(process.process.pid, resource.RLIMIT_NOFILE) == (wanted, few_files)
