@@ -172,6 +172,13 @@ class Settings(BaseSettings):
     max_readers: int = Field(
         5000, ge=1, le=100_000, description="Long-polls and streams of jobs' events at once in one process of the API."
     )
+    max_connections: int = Field(
+        6000,
+        ge=1,
+        le=1_000_000,
+        description="Connections of clients at once to one process of the API, readers among them; what comes beyond is"
+        " answered 503.",
+    )
     poll_interval: Duration = Field(
         timedelta(seconds=1), description="How often to look for work when nothing wakes the dispatcher."
     )

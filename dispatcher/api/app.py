@@ -15,11 +15,13 @@ from sqlalchemy.exc import DBAPIError
 
 from dispatcher.api import docs_page, openapi
 from dispatcher.api.auth import Forbidden, KeyCache, tenant_scope
-from dispatcher.api.problems import INTERNAL, problem, problem_of
+from dispatcher.api.problems import INTERNAL, RETRY_AFTER_S, TOO_MANY_CONNECTIONS, problem, problem_of
 from dispatcher.api.queries import read_query
 from dispatcher.api.request_body import read_body
 from dispatcher.api.route import Call, Client, Door, Reply, Route, Scope, Stream
+from dispatcher.api.runner import Connection
 from dispatcher.api.table import ROUTES
+from dispatcher.engine.vitals import Condition
 from dispatcher.errors import DispatcherError, InvalidField, NotFound
 from dispatcher.logs import logger
 from dispatcher.metrics import registry
@@ -38,9 +40,14 @@ STALLED_S = 60.0
 LEAVING_S = 1.0
 _BODY_METHODS = frozenset({"POST", "PATCH", "PUT"})
 
-#: The methods of each path without parameters.
+
+def _served(method: str) -> tuple[str, ...]:
+    return (method, "HEAD") if method == "GET" else (method,)
+
+
+#: The methods of each path without parameters; where there is a GET, there is a HEAD.
 _METHODS = {
-    path: {route.method for route in ROUTES if route.path == path}
+    path: {method for route in ROUTES if route.path == path for method in _served(route.method)}
     for path in {route.path for route in ROUTES if not route.parameters}
 }
 
@@ -61,10 +68,12 @@ def create_app(
     metrics: CollectorRegistry = registry,
     on_published: Callable[[], None] | None = None,
     readers: JobReaders | None = None,
+    condition: Callable[[], Condition] | None = None,
 ) -> web.Application:
     """The API on a deployment, with no dispatcher inside.
 
     `on_published` is called after each commit that may have made work: published events, a redelivery, a resume.
+    `condition` asks the dispatcher in this process, if there is one, how it is.
     `readers` are those whom a dispatcher in this process wakes; they are let go when the application shuts down.
     """
     document, page = _documentation()
@@ -76,14 +85,14 @@ def create_app(
         readers=followers,
         writing=set(),
         wake=on_published or _nobody,
+        condition=condition,
         openapi=document,
         docs=page.html,
     )
     app = web.Application(middlewares=[_answer_errors], client_max_size=0)
     for route in ROUTES:
-        app.router.add_route(route.method, route.path, _handler(route, door))
-        if route.method == "GET":
-            app.router.add_route("HEAD", route.path, _handler(route, door))
+        for method in _served(route.method):
+            app.router.add_route(method, route.path, _handler(route, door))
 
     async def add_headers(request: web.BaseRequest, response: web.StreamResponse) -> None:
         for name, value in _HEADERS.items():
@@ -95,6 +104,9 @@ def create_app(
             # Whoever has the link may read the job, so a page of any origin may read it with the link. Keys and
             # cookies of ours never travel this way: `*` allows no credentials, and a header with a key is preflighted.
             response.headers["Access-Control-Allow-Origin"] = "*"
+        if _is_beyond_limit(request):
+            response.headers["Connection"] = "close"
+            response.force_close()
         if _REQUEST_ID in request:
             response.headers["X-Request-Id"] = request[_REQUEST_ID]
 
@@ -129,14 +141,23 @@ def _handler(route: Route, door: Door) -> Callable[[web.Request], Awaitable[web.
     async def handle(request: web.Request) -> web.StreamResponse:
         request[_ROUTE] = route
         if route.parameters and request.path in _METHODS:
-            # `/v1/events/batch` is no event's id, though its pattern would take it for one.
             raise web.HTTPMethodNotAllowed(request.method, _METHODS[request.path])
+        if route.scope is not Scope.PUBLIC and _is_beyond_limit(request):
+            return problem(
+                TOO_MANY_CONNECTIONS,
+                "this process has as many connections as it takes (DISPATCHER_MAX_CONNECTIONS)",
+                headers={"Retry-After": str(RETRY_AFTER_S)},
+            )
         reply = await _serve(request, route, door)
         if isinstance(reply.content, Stream):
             return await _stream(request, reply, reply.content, door)
         return _response(reply)
 
     return handle
+
+
+def _is_beyond_limit(request: web.BaseRequest) -> bool:
+    return isinstance(request.protocol, Connection) and request.protocol.beyond_limit
 
 
 async def _serve(request: web.Request, route: Route, door: Door) -> Reply:
@@ -268,8 +289,11 @@ async def _answer_errors(
     route = None
     try:
         return await handler(request)
-    except Exception as error:  # noqa: BLE001 - the outermost place: everything else is answered, or logged, here
-        route = request.get(_ROUTE)
+    except Exception as raised:  # noqa: BLE001 - the outermost place: everything else is answered, or logged, here
+        error, route = raised, request.get(_ROUTE)
+        if isinstance(error, web.HTTPMethodNotAllowed) and request.path in _METHODS:
+            # The router counts those of the pattern that the path also fits: `/v1/events/batch` is no event's id.
+            error = web.HTTPMethodNotAllowed(request.method, _METHODS[request.path])
         answer = problem_of(error, route)
         if answer is None:
             _log_fault(error, request, route)

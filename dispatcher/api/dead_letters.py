@@ -88,7 +88,11 @@ ROUTES: tuple[Route, ...] = (
         query=TenantQuery,
         body=DeadLetterRedeliver,
         example={"reason": "exhausted", "since": "2026-01-02T00:00:00Z", "dry_run": True},
-        answers={202: Answer("The redelivery run; with `dry_run` only its size.", RedeliveryAccepted, location=True)},
+        answers={
+            202: Answer(
+                "The redelivery run; with `dry_run` only its size.", RedeliveryAccepted, located="/v1/redeliveries"
+            )
+        },
     ),
     Route(
         method="POST",

@@ -76,7 +76,7 @@ ROUTES: tuple[Route, ...] = (
         " numbers go on. Refused with 409 while it is being sent.",
         handler=redeliver,
         query=TenantQuery,
-        answers={202: Answer("It waits to be sent.", Delivery, location=True)},
+        answers={202: Answer("It waits to be sent.", Delivery, located="/v1/deliveries")},
         problems=(404, 409),
     ),
     Route(

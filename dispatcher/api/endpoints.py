@@ -154,7 +154,7 @@ def _resource(base: str) -> tuple[Route, ...]:
             query=TenantQuery,
             body=EndpointCreate,
             example=_EXAMPLE,
-            answers={201: Answer("The new endpoint, with its secret.", EndpointWithSecret, location=True)},
+            answers={201: Answer("The new endpoint, with its secret.", EndpointWithSecret, located=base)},
             idempotent=True,
             problems=(409,),
         ),
@@ -256,7 +256,7 @@ ROUTES: tuple[Route, ...] = (
         query=TenantQuery,
         body=Recover,
         example={"since": "2026-01-02T00:00:00Z", "rate_per_s": 50},
-        answers={202: Answer("The redelivery run.", RedeliveryAccepted, location=True)},
+        answers={202: Answer("The redelivery run.", RedeliveryAccepted, located="/v1/redeliveries")},
         problems=(404, 409),
     ),
     Route(
@@ -272,8 +272,8 @@ ROUTES: tuple[Route, ...] = (
         body=CallbackCreate,
         example={"url": "https://example.com/jobs/1"},
         answers={
-            201: Answer("The new callback, with its secret.", EndpointWithSecret, location=True),
-            200: Answer("The callback that was registered before.", EndpointWithSecret, location=True),
+            201: Answer("The new callback, with its secret.", EndpointWithSecret, located=_PATH),
+            200: Answer("The callback that was registered before.", EndpointWithSecret, located=_PATH),
         },
         problems=(409,),
     ),

@@ -78,7 +78,7 @@ ROUTES: tuple[Route, ...] = (
         example=_EXAMPLE,
         read=parse_event,
         body_limit=None,
-        answers={202: Answer("The event is committed.", EventAccepted, location=True)},
+        answers={202: Answer("The event is committed.", EventAccepted, located="/v1/events")},
         idempotent=True,
         problems=(409,),
     ),

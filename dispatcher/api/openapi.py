@@ -24,7 +24,7 @@ fields and parameters are refused by name. Errors are RFC 9457 problems."""
 
 #: Problems that any route with a key, and any route with a body, can answer.
 _WITH_KEY = (401, 403, 422, 503)
-_WITH_BODY = (400, 413, 415, 422)
+_WITH_BODY = (400, 408, 413, 415, 422)
 
 
 def package_version() -> str:
@@ -40,7 +40,7 @@ def document(routes: Sequence[Route]) -> dict[str, Any]:
     schemas, definitions = _schemas(routes)
     paths: dict[str, dict[str, Any]] = {}
     for route in routes:
-        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, schemas)
+        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, schemas, routes)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -96,13 +96,13 @@ def _schemas(routes: Iterable[Route]) -> tuple[_Schemas, dict[str, Any]]:
     return dict(schemas), root.get("$defs", {})
 
 
-def _operation(route: Route, schemas: _Schemas) -> dict[str, Any]:
+def _operation(route: Route, schemas: _Schemas, routes: Sequence[Route]) -> dict[str, Any]:
     operation: dict[str, Any] = {
         "operationId": route.operation,
         "tags": [route.tag],
         "summary": route.summary,
         "parameters": _parameters(route),
-        "responses": _responses(route, schemas),
+        "responses": _responses(route, schemas, routes),
         "security": _security(route),
     }
     if route.description:
@@ -160,7 +160,7 @@ def _without_null(field: dict[str, Any], inlined: dict[str, Any]) -> dict[str, A
     return kept
 
 
-def _responses(route: Route, schemas: _Schemas) -> dict[str, Any]:
+def _responses(route: Route, schemas: _Schemas, routes: Sequence[Route]) -> dict[str, Any]:
     responses: dict[str, Any] = {}
     for status, answer in route.answers.items():
         response: dict[str, Any] = {"description": answer.description}
@@ -171,13 +171,23 @@ def _responses(route: Route, schemas: _Schemas) -> dict[str, Any]:
             response["content"] = {answer.media_type: {"schema": {"type": kind}}}
         if answer.stream_type is not None:
             response.setdefault("content", {})[answer.stream_type] = {"schema": {"type": "string"}}
-        if answer.location:
+        if answer.located is not None:
             response["headers"] = {"Location": {"description": "Where it is.", "schema": {"type": "string"}}}
+            response["links"] = _links(answer.located, routes)
         responses[str(status)] = response
     for status in problem_statuses(route):
         responses[str(status)] = {"$ref": f"#/components/responses/Problem{status}"}
     responses["default"] = {"$ref": "#/components/responses/Problem"}
     return responses
+
+
+def _links(located: str, routes: Sequence[Route]) -> dict[str, Any]:
+    """What can be done next with the thing that an answer is about."""
+    return {
+        route.operation: {"operationId": route.operation, "parameters": {"id": "$response.body#/id"}}
+        for route in routes
+        if f"{route.path}/".startswith(f"{located}/{{id}}/")
+    }
 
 
 def _problem_responses(schema: dict[str, Any]) -> Iterable[tuple[str, dict[str, Any]]]:

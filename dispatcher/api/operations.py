@@ -6,6 +6,7 @@ from prometheus_client.exposition import choose_encoder
 
 from dispatcher.api.queries import NoQuery, StatsQuery, TenantQuery
 from dispatcher.api.route import Answer, Call, Reply, Route, Scope
+from dispatcher.engine.vitals import Condition
 from dispatcher.service import health, models, stats
 from dispatcher.service.models import Egress, Stats
 
@@ -13,7 +14,7 @@ _TAG = "Operations"
 
 
 class Health(models.Answer):
-    """The process lives."""
+    """Whether the process lives: `ok`, or what is wrong."""
 
     status: str
 
@@ -26,13 +27,16 @@ class Readiness(models.Answer):
 
 
 async def healthz(call: Call[object, NoQuery]) -> Reply:
-    """Says that the process lives."""
-    return Reply(200, Health(status="ok"))
+    """Says whether the process lives, and asks nobody for it."""
+    condition = call.door.condition
+    alive, status = health.liveness(condition() if condition else Condition())
+    return Reply(200 if alive else 503, Health(status=status))
 
 
 async def readyz(call: Call[object, NoQuery]) -> Reply:
-    """Says whether the database answers and its schema fits."""
-    ready, checks = await health.readiness(call.deployment)
+    """Says whether the database answers, its schema fits, and the dispatcher works."""
+    condition = call.door.condition
+    ready, checks = await health.readiness(call.deployment, condition() if condition else None)
     return Reply(200 if ready else 503, Readiness(ready=ready, checks=checks))
 
 
@@ -109,7 +113,13 @@ ROUTES: tuple[Route, ...] = (
         answers={200: Answer("The metrics.", media_type="text/plain")},
         scope=Scope.ADMIN,
     ),
-    _page("/healthz", "getHealth", "Whether the process lives", healthz, {200: Answer("It lives.", Health)}),
+    _page(
+        "/healthz",
+        "getHealth",
+        "Whether the process lives",
+        healthz,
+        {200: Answer("It lives.", Health), 503: Answer("A part of it hangs or has ended: restart it.", Health)},
+    ),
     _page(
         "/readyz",
         "getReadiness",

@@ -10,7 +10,7 @@ from aiohttp import web
 from pydantic import BaseModel, Field
 
 from dispatcher.api.auth import Forbidden, Unauthenticated
-from dispatcher.api.request_body import TooLarge, Unreadable, WrongContentType
+from dispatcher.api.request_body import TooLarge, TooSlow, Unreadable, WrongContentType
 from dispatcher.api.route import Route
 from dispatcher.errors import (
     Conflict,
@@ -26,7 +26,7 @@ from dispatcher.errors import (
 from dispatcher.service.models import UnreadableJson
 
 MEDIA_TYPE = "application/problem+json"
-#: Seconds after which a caller may try again when the database does not answer, or readers are too many.
+#: Seconds after which a caller may try again when the database does not answer, or readers or connections are too many.
 RETRY_AFTER_S = 5
 #: How many refused fields one answer names.
 MOST_FIELDS = 50
@@ -79,6 +79,7 @@ UNAUTHENTICATED = Kind("unauthenticated", 401, "No valid API key", "Send `Author
 FORBIDDEN = Kind("forbidden", 403, "The API key does not allow this", "Use the admin key, or leave `tenant` out.")
 NOT_FOUND = Kind("not-found", 404, "There is no such thing", "It is unknown, was removed, or is another tenant's.")
 WRONG_METHOD = Kind("method-not-allowed", 405, "The path has no such method", "The header `Allow` lists those it has.")
+TOO_SLOW = Kind("too-slow", 408, "The body took too long to arrive", "Send less at a time, over a faster connection.")
 CONFLICT = Kind("conflict", 409, "The state does not allow this", "Look at the thing's state; `detail` says more.")
 IDEMPOTENCY = Kind(
     "idempotency-conflict", 409, "The same idempotency key with other content", "Use a new key for new content."
@@ -90,6 +91,9 @@ TOO_MANY_READERS = Kind(
     "too-many-readers", 429, "Too many wait for jobs' events", "Try again later, or ask without `wait`."
 )
 INTERNAL = Kind("internal", 500, "A fault of the service", "It is logged under the answer's `X-Request-Id`.")
+TOO_MANY_CONNECTIONS = Kind(
+    "too-many-connections", 503, "Too many connections are open", "Nothing was done; use fewer, and keep them open."
+)
 UNAVAILABLE = Kind("unavailable", 503, "The database does not answer", "Nothing was done; try again a little later.")
 
 KINDS = (
@@ -99,6 +103,7 @@ KINDS = (
     FORBIDDEN,
     NOT_FOUND,
     WRONG_METHOD,
+    TOO_SLOW,
     CONFLICT,
     IDEMPOTENCY,
     TOO_LARGE,
@@ -106,6 +111,7 @@ KINDS = (
     INVALID_FIELD,
     TOO_MANY_READERS,
     INTERNAL,
+    TOO_MANY_CONNECTIONS,
     UNAVAILABLE,
 )
 
@@ -118,6 +124,7 @@ _BY_ERROR: tuple[tuple[type[DispatcherError], Kind], ...] = (
     (IdempotencyConflict, IDEMPOTENCY),
     (Conflict, CONFLICT),
     (TooLarge, TOO_LARGE),
+    (TooSlow, TOO_SLOW),
     (WrongContentType, CONTENT_TYPE),
     (TooManyReaders, TOO_MANY_READERS),
     (StoreUnavailable, UNAVAILABLE),

@@ -1,5 +1,7 @@
 """From a request's bytes to a typed body: read no further than the limit, strict about JSON, unknown fields named."""
 
+import asyncio
+
 import msgspec
 from aiohttp import web
 from aiohttp.http_exceptions import PayloadEncodingError
@@ -12,6 +14,8 @@ from dispatcher.units import format_size
 
 #: What surrounds an event's `data` in a body: the other fields and white space.
 _EVENT_SLACK = 64 * 1024
+#: How long a body may take to arrive, in seconds.
+BODY_S = 60.0
 
 
 class Unreadable(CallerError):
@@ -20,6 +24,10 @@ class Unreadable(CallerError):
 
 class TooLarge(CallerError):
     """The body is larger than this route takes."""
+
+
+class TooSlow(CallerError):
+    """The body took too long to arrive."""
 
 
 class WrongContentType(CallerError):
@@ -34,7 +42,7 @@ def body_limit(route: Route, settings: Settings) -> int:
 async def read_body(request: web.Request, route: Route, settings: Settings) -> object:
     """The body as the route wants it; an absent one counts as `{}` where no field is required.
 
-    Raises `WrongContentType`, `TooLarge`, `Unreadable` or `InvalidField`.
+    Raises `WrongContentType`, `TooLarge`, `TooSlow`, `Unreadable` or `InvalidField`.
     """
     raw = await _read(request, body_limit(route, settings))
     if raw:
@@ -60,11 +68,14 @@ async def _read(request: web.Request, limit: int) -> bytes:
         raise WrongContentType("a compressed body is not read: send it without Content-Encoding")
     chunks, size = [], 0
     try:
-        async for chunk in request.content.iter_any():
-            size += len(chunk)
-            if size > limit:
-                raise TooLarge(too_large)
-            chunks.append(chunk)
+        async with asyncio.timeout(BODY_S):
+            async for chunk in request.content.iter_any():
+                size += len(chunk)
+                if size > limit:
+                    raise TooLarge(too_large)
+                chunks.append(chunk)
+    except TimeoutError:
+        raise TooSlow(f"the body was not here within {BODY_S:g} s; send less at a time") from None
     except (ConnectionError, PayloadEncodingError, web.RequestPayloadError):
         raise Unreadable("the body broke off, or is not chunked as HTTP wants it") from None
     return b"".join(chunks)

@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry
 from pydantic import BaseModel
 
 from dispatcher.api.auth import KeyCache
+from dispatcher.engine.vitals import Condition
 from dispatcher.service import models
 from dispatcher.service.job_readers import JobReaders
 from dispatcher.store.deployment import Deployment
@@ -45,6 +46,8 @@ class Door:
     writing: set[Transport]
     #: Tells a dispatcher in this process that there is work.
     wake: Callable[[], None]
+    #: Asks the dispatcher in this process how it is; null: there is none.
+    condition: Callable[[], Condition] | None
     openapi: bytes
     docs: bytes
 
@@ -116,8 +119,8 @@ class Answer:
     media_type: str = "application/json"
     #: A second form of it, for those who accept that.
     stream_type: str | None = None
-    #: It names the place of what was made in `Location`.
-    location: bool = False
+    #: Its `Location` is this path and the `id` of what was made.
+    located: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,18 +1,16 @@
 """The route that sets a tenant's default secret, for the admin and for the tenant itself."""
 
-from dispatcher.api.queries import TenantQuery
+from dispatcher.api.queries import NoQuery
 from dispatcher.api.route import Answer, Call, Reply, Route
-from dispatcher.errors import InvalidField, NotFound
+from dispatcher.errors import NotFound
 from dispatcher.service import tenants
 from dispatcher.service.models import TenantSecret, TenantSecretSet
 
 
-async def set_secret(call: Call[TenantSecretSet, TenantQuery]) -> Reply:
+async def set_secret(call: Call[TenantSecretSet, NoQuery]) -> Reply:
     """Sets or rotates the default secret."""
     tenant = call.path["tenant"]
     if call.tenant is not None and call.tenant != tenant:
-        if call.query.tenant is not None:
-            raise InvalidField("?tenant", "names another tenant than the path; leave it out")
         raise NotFound(f"no tenant {tenant}; this API key belongs to another")
     return Reply(200, await tenants.set_secret(call.deployment, tenant, call.body))
 
@@ -28,7 +26,7 @@ ROUTES: tuple[Route, ...] = (
         " rotated: those that use it sign with both secrets during `overlap_s` (default: a day), and the additional"
         " signature header carries the old one's value until it ends. Endpoints with a secret of their own keep it.",
         handler=set_secret,
-        query=TenantQuery,
+        query=NoQuery,
         body=TenantSecretSet,
         example={"overlap_s": 3600},
         answers={200: Answer("The secret, shown this once.", TenantSecret)},

@@ -29,10 +29,13 @@ def settings_for(url: str) -> Settings:
 
 @asynccontextmanager
 async def running_api(
-    deployment: Deployment, on_published: Callable[[], None] | None = None, readers: JobReaders | None = None
+    deployment: Deployment,
+    on_published: Callable[[], None] | None = None,
+    readers: JobReaders | None = None,
+    most_connections: int = 1000,
 ) -> AsyncIterator[Api]:
     app = create_app(deployment, admin_key=ADMIN_KEY, on_published=on_published, readers=readers)
-    runner = ApiRunner(app, access_log=None)
+    runner = ApiRunner(app, most_connections=most_connections, access_log=None)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()

@@ -3,8 +3,10 @@
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
+from sqlalchemy import event
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -143,3 +145,26 @@ async def test_a_job_id_may_be_any_printable_text(api: Api) -> None:
     for job_id in ("a%00b", "x" * 256, "%0A"):
         answered = await api.post(f"/v1/jobs/{job_id}/callbacks", body)
         assert (answered.status, answered.pointers) == (422, ["#/job_id"]), job_id
+
+
+async def test_a_file_without_room_is_a_503_that_stores_nothing_and_ends_with_it(deployment: Deployment) -> None:
+    most = [0]
+
+    def bound(connection: Any, *_: object) -> None:
+        connection.execute(f"PRAGMA max_page_count = {most[0]}").close()
+
+    event.listen(deployment.database.engine.sync_engine.pool, "checkout", bound)
+    async with running_api(deployment) as api:
+        most[0] = 1
+        refused = await api.post("/v1/events", {"type": "a.b", "data": "x" * 200_000})
+        assert (refused.status, refused.problem, refused.headers["Retry-After"]) == (503, "unavailable", "5")
+        assert (await api.get("/v1/events")).json["data"] == []
+        most[0] = 1_000_000
+        assert (await api.post("/v1/events", {"type": "a.b", "data": "x" * 200_000})).status == 202
+
+
+async def test_the_methods_of_a_path_are_not_those_of_a_pattern_that_it_also_fits(api: Api) -> None:
+    for path in ("/v1/events/batch", "/v1/dead-letters/redeliver", "/v1/dead-letters/discard"):
+        refused = await api.send("OPTIONS", path)
+        assert (refused.status, refused.headers["Allow"]) == (405, "POST")
+    assert (await api.send("DELETE", "/v1/webhooks/subscriptions")).headers["Allow"] == "GET, HEAD, POST"
