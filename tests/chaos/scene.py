@@ -2,16 +2,18 @@
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from random import Random
+from types import MappingProxyType
 
 from sqlalchemy import select, text
 
 from dispatcher.clock import SystemClock
+from tests.bad_receiver import Misbehaviour
 from tests.chaos.producers import DOOMED
-from tests.chaos.witness import Arrival, Witness
+from tests.chaos.witness import PATIENCE_S, Answer, Arrival, Witness
 from tests.chaos.worker import Worker
 from tests.outpost import SECRET_KEY, Outpost
 
@@ -20,6 +22,17 @@ ORDERED, LOOSE = "/ordered", "/loose"
 
 RETRIES = 5
 GRACE_S = 5
+
+#: What a witness does instead of accepting. Silence is a fault of its own: it takes as long as a timeout.
+FAILURES: Sequence[Answer] = (
+    500,
+    502,
+    503,
+    429,
+    Misbehaviour.RESET,
+    Misbehaviour.LIE_ABOUT_LENGTH,
+    Misbehaviour.GARBAGE,
+)
 
 SETTINGS = {
     "secret_key": SECRET_KEY,
@@ -44,11 +57,12 @@ class InFlight:
 
 
 @dataclass(frozen=True, slots=True)
-class Kill:
-    """One kill, or a pause longer than the lease, and what it interrupted."""
+class Strike:
+    """One fault, and what it interrupted."""
 
     at_s: float
-    in_flight: frozenset[InFlight]
+    #: Null where that cannot be known: then the attempt log says it.
+    in_flight: frozenset[InFlight] | None
 
 
 @dataclass(slots=True)
@@ -59,43 +73,65 @@ class Scene:
     witness: Witness
     paths: dict[int, str]
     settings: dict[str, str]
+    #: The module that runs the command line.
+    entry: str = "dispatcher"
+    #: What each worker's environment holds besides its settings.
+    environment: Mapping[str, str] = field(default_factory=dict)
     workers: list[Worker] = field(default_factory=list)
     #: All that ever ran.
     crew: list[Worker] = field(default_factory=list)
-    kills: list[Kill] = field(default_factory=list)
+    strikes: list[Strike] = field(default_factory=list)
 
-    async def start(self) -> Worker:
-        """One worker more."""
-        worker = await Worker.start(self.settings)
+    async def start(self, **environment: str) -> Worker:
+        """One worker more, with environment variables of its own."""
+        worker = await Worker.start(self.settings, self.entry, {**self.environment, **environment})
         self.workers.append(worker)
         self.crew.append(worker)
         return worker
 
-    async def kill(self, worker: Worker) -> Kill:
+    async def kill(self, worker: Worker) -> frozenset[InFlight]:
         """kill -9, and what that interrupted."""
         self.workers.remove(worker)
         await worker.end(signal.SIGKILL)
-        return await self._note_kill(worker)
+        return await self.struck_down(worker)
 
-    async def pause(self, worker: Worker) -> Kill:
+    async def pause(self, worker: Worker) -> frozenset[InFlight]:
         """SIGSTOP, and what that interrupts once the lease has ended."""
         worker.pause()
-        return await self._note_kill(worker)
+        return await self.struck_down(worker)
+
+    async def taken_over(self, worker: Worker) -> None:
+        """Returns as soon as nothing is in the name of a worker that was paused."""
+        async with asyncio.timeout(PATIENCE_S):
+            while await self._in_flight(worker.pid):  # noqa: ASYNC110 - a database has no event
+                await asyncio.sleep(0.1)
 
     async def terminate(self, worker: Worker) -> int:
         """SIGTERM; the exit code."""
         self.workers.remove(worker)
         return await worker.end(signal.SIGTERM)
 
-    async def _note_kill(self, worker: Worker) -> Kill:
-        kill = Kill(asyncio.get_running_loop().time(), await self._in_flight(worker.pid))
-        self.kills.append(kill)
-        return kill
+    async def struck_down(self, worker: Worker) -> frozenset[InFlight]:
+        """Notes a strike against a worker that does nothing any more, and what that interrupted."""
+        at_s = asyncio.get_running_loop().time()
+        in_flight = await self._in_flight(worker.pid, settled=True)
+        self.strikes.append(Strike(at_s, in_flight))
+        return in_flight
 
-    async def _in_flight(self, pid: int) -> frozenset[InFlight]:
+    async def dies(self, worker: Worker) -> frozenset[InFlight]:
+        """Returns when a worker has killed itself, with what that interrupted."""
+        assert await worker.ended() == -signal.SIGKILL
+        self.workers.remove(worker)
+        return await self.struck_down(worker)
+
+    def struck(self, *, interrupts: bool = True) -> None:
+        """Notes a strike whose cause is gone now; it may have interrupted anything, or nothing."""
+        self.strikes.append(Strike(asyncio.get_running_loop().time(), None if interrupts else frozenset()))
+
+    async def _in_flight(self, pid: int, *, settled: bool = False) -> frozenset[InFlight]:
         t, database = self.outpost.tables, self.outpost.database
         async with database.begin() as connection:
-            if database.dialect == "postgresql":
+            if settled and database.dialect == "postgresql":
                 # The server still finishes the statement that the dead process was in.
                 await connection.execute(text("LOCK TABLE deliveries IN ACCESS EXCLUSIVE MODE"))
             its_rows = select(t.dispatchers.c.row_id).where(t.dispatchers.c.name.endswith(f":{pid}"))
@@ -108,14 +144,22 @@ class Scene:
 
 
 @asynccontextmanager
-async def scene(url: str, witness: Witness, **settings: str) -> AsyncIterator[Scene]:
+async def scene(
+    url: str,
+    witness: Witness,
+    *,
+    entry: str = "dispatcher",
+    environment: Mapping[str, str] = MappingProxyType({}),
+    timeout_s: float | None = None,
+    **settings: str,
+) -> AsyncIterator[Scene]:
     """Two endpoints on a migrated database, no worker yet; what still runs at the end is killed."""
     outpost = Outpost(url, SystemClock())
     try:
-        ordered = await outpost.endpoint(witness.url(ORDERED))
-        loose = await outpost.endpoint(witness.url(LOOSE), ordered=False)
+        ordered = await outpost.endpoint(witness.url(ORDERED), timeout_s=timeout_s)
+        loose = await outpost.endpoint(witness.url(LOOSE), ordered=False, timeout_s=timeout_s)
         paths = {ordered.row: ORDERED, loose.row: LOOSE}
-        opened = Scene(outpost, witness, paths, {**SETTINGS, "database_url": url, **settings})
+        opened = Scene(outpost, witness, paths, {**SETTINGS, "database_url": url, **settings}, entry, environment)
         try:
             yield opened
         finally:
@@ -126,10 +170,12 @@ async def scene(url: str, witness: Witness, **settings: str) -> AsyncIterator[Sc
 
 
 def moody(random: Random) -> Witness:
-    """A witness that takes its time, fails now and then, and accepts nothing that is doomed."""
+    """A witness that takes its time, fails now and then in every way it can, and accepts nothing that is doomed."""
 
-    async def answer(arrival: Arrival) -> int:
+    async def answer(arrival: Arrival) -> Answer:
         await asyncio.sleep(random.uniform(0, 0.03))
-        return 500 if arrival.data == DOOMED or random.random() < 0.04 else 200
+        if arrival.data == DOOMED:
+            return 500
+        return 200 if random.random() > 0.04 else random.choice(FAILURES)
 
     return Witness(answer)

@@ -8,77 +8,17 @@ from random import Random
 
 import pytest
 
-from tests.chaos.audit import Audit, Unsettled, audit
-from tests.chaos.producers import Ledger, producing
-from tests.chaos.scene import GRACE_S, LOOSE, InFlight, Scene, moody, scene
+from tests.chaos.audit import Audit, audit
+from tests.chaos.faults.migrations import KilledMigrating
+from tests.chaos.faults.processes import STEPS, Killed, KilledAtEach, KilledBesideAnother, KilledInReclaim
+from tests.chaos.faults.receivers import ReceiverFails
+from tests.chaos.producers import producing
+from tests.chaos.scene import FAILURES, GRACE_S, LOOSE, moody, scene
+from tests.chaos.siege import arrivals, besiege, settle
 from tests.chaos.witness import Arrival, Witness
 
 #: Each run its own; printed where a promise was broken.
 SEED = int(os.environ.get("CHAOS_SEED") or int.from_bytes(os.urandom(4)))
-
-
-async def settle(at: Scene, ledger: Ledger) -> None:
-    """Waits until everything is answered for good, by the workers that are there; then stops them."""
-    await at.witness.until(Unsettled(at, ledger).none_left, "everything is accepted or used up")
-    for worker in list(at.workers):
-        await worker.up()
-        assert await at.terminate(worker) == 0
-
-
-async def besiege(url: str, *, kills: int, workers: int = 1) -> Audit:
-    """Kills a worker again and again while producers publish, and starts another each time."""
-    random = Random(SEED)
-    async with moody(random) as witness, scene(url, witness) as at:
-        async with producing(url, witness, random) as ledger:
-            for _ in range(workers):
-                await at.start()
-            for _ in range(kills):
-                # One arrival after a start is in the middle of taking over what the last one left.
-                await arrivals(witness, random.choice((1, 40, 200, 400)))
-                await at.kill(random.choice(at.workers))
-                await at.start()
-        await settle(at, ledger)
-        assert [worker.faults for worker in at.crew if worker.faults] == []
-        return await audit(at, ledger)
-
-
-async def exhaust(url: str, *, pauses: int) -> Audit:
-    """Pauses one of two workers again and again until the other has taken over all it had, and lets it go on."""
-    random = Random(SEED)
-    async with moody(random) as witness, scene(url, witness) as at:
-        async with producing(url, witness, random) as ledger:
-            for worker in (await at.start(), await at.start()):
-                await worker.up()
-            for _ in range(pauses):
-                await arrivals(witness, random.randint(50, 200))
-                worker = random.choice(at.workers)
-                taken_over = TakenOver(witness, (await at.pause(worker)).in_flight)
-                await witness.until(taken_over.all, "the other worker has taken over what the paused one had")
-                worker.resume()
-        await settle(at, ledger)
-        assert [worker.faults for worker in at.crew if worker.faults] == []
-        return await audit(at, ledger)
-
-
-class TakenOver:
-    """What was in flight, and whether each of it was attempted again."""
-
-    def __init__(self, witness: Witness, in_flight: frozenset[InFlight]) -> None:
-        self._witness = witness
-        self._open = list(in_flight)
-
-    def all(self) -> bool:
-        while self._open:
-            last = self._open[-1]
-            if max(self._witness.answers[last.path, last.event_id], default=0) <= last.attempt:
-                return False
-            self._open.pop()
-        return True
-
-
-async def arrivals(witness: Witness, more: int) -> None:
-    goal = witness.arrived + more
-    await witness.until(lambda: witness.arrived >= goal, f"{more} more arrivals")
 
 
 def check(found: Audit) -> None:
@@ -89,13 +29,42 @@ def check(found: Audit) -> None:
 
 
 async def test_a_killed_dispatcher_loses_nothing(database_url: str) -> None:
-    found = await besiege(database_url, kills=5)
+    found = await besiege(database_url, Killed(), strikes=2, seed=SEED)
     check(found)
     assert found.in_flight
+    assert found.superseded
+
+
+@pytest.mark.timeout(180)
+async def test_a_dispatcher_killed_at_any_step_loses_nothing(sqlite_url: str) -> None:
+    found = await besiege(sqlite_url, KilledAtEach(*STEPS), strikes=len(STEPS), seed=SEED, between=(1, 20))
+    check(found)
+    assert found.in_flight
+    assert found.redelivered
+
+
+@pytest.mark.timeout(180)
+async def test_a_dispatcher_killed_in_the_middle_of_a_transaction_loses_nothing(postgres_url: str) -> None:
+    steps = [step for step in STEPS if step.startswith("within")]
+    check(await besiege(postgres_url, KilledAtEach(*steps), strikes=len(steps), seed=SEED, between=(1, 20)))
+
+
+async def test_a_dispatcher_killed_while_it_takes_over_leaves_that_to_the_next(sqlite_url: str) -> None:
+    check(await besiege(sqlite_url, KilledInReclaim(), strikes=1, seed=SEED))
+
+
+async def test_a_migration_killed_between_two_statements_changes_nothing_and_the_next_one_works(
+    empty_database_url: str,
+) -> None:
+    check(await besiege(empty_database_url, KilledMigrating(kills=1), strikes=1, seed=SEED, between=(40,)))
+
+
+async def test_receivers_that_fail_in_every_way_break_no_promise(sqlite_url: str) -> None:
+    check(await besiege(sqlite_url, ReceiverFails("receiver-errors", *FAILURES), strikes=1, seed=SEED))
 
 
 async def test_a_dispatcher_takes_over_what_a_killed_neighbour_had_in_flight(postgres_url: str) -> None:
-    check(await besiege(postgres_url, kills=3, workers=2))
+    check(await besiege(postgres_url, KilledBesideAnother(), strikes=3, seed=SEED))
 
 
 async def test_a_sigterm_under_load_ends_in_time_with_every_attempt_on_record(database_url: str) -> None:
@@ -164,7 +133,7 @@ async def test_a_dispatcher_that_was_paused_for_longer_than_its_lease_overwrites
             await at.outpost.publish(*["job.step"] * 3, job_id=f"job-{job}", data='"x"')
         # Of the ordered endpoint's jobs only the heads.
         await witness.until(lambda: witness.arrived == 13 + 19, "all that may be in flight is")
-        assert len((await at.pause(paused)).in_flight) == 13 + 19
+        assert len(await at.pause(paused)) == 13 + 19
         at_first = False
 
         other = await at.start()
@@ -185,26 +154,3 @@ async def test_a_dispatcher_that_was_paused_for_longer_than_its_lease_overwrites
         assert await at.terminate(paused) == 0
         assert not paused.faults
         assert not other.faults
-
-
-@pytest.mark.campaign
-@pytest.mark.timeout(3600)
-@pytest.mark.parametrize("workers", [1, 2])
-async def test_a_hundred_kills_lose_nothing(
-    database_url: str, workers: int, capsys: pytest.CaptureFixture[str]
-) -> None:
-    if workers > 1 and database_url.startswith("sqlite"):
-        pytest.skip("a SQLite file has one dispatcher")
-    found = await besiege(database_url, kills=int(os.environ.get("CHAOS_KILLS", "100")), workers=workers)
-    with capsys.disabled():
-        print(f"\n{database_url.partition(':')[0]}, {workers} process(es), CHAOS_SEED={SEED}\n{found.table()}")
-    check(found)
-
-
-@pytest.mark.campaign
-@pytest.mark.timeout(3600)
-async def test_a_hundred_pauses_overwrite_nothing(postgres_url: str, capsys: pytest.CaptureFixture[str]) -> None:
-    found = await exhaust(postgres_url, pauses=int(os.environ.get("CHAOS_KILLS", "100")))
-    with capsys.disabled():
-        print(f"\npauses, CHAOS_SEED={SEED}\n{found.table()}")
-    check(found)

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import socket
+import struct
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -10,7 +12,14 @@ from typing import Self
 
 from aiohttp import web
 
-PATIENCE_S = 25.0
+from tests.bad_receiver import Misbehaviour
+
+PATIENCE_S = 60.0
+#: The one type of the producers that newer events take the place of.
+PROGRESS = "job.progress"
+
+#: A status, or what was done instead of answering.
+Answer = int | Misbehaviour
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +28,7 @@ class Arrival:
 
     path: str
     event_id: str
+    type: str
     attempt: int
     job_id: str | None
     sequence: int | None
@@ -35,18 +45,21 @@ class Answered:
     """The answer to a request, whether or not anybody was there to read it."""
 
     arrival: Arrival
-    status: int
+    status: Answer
 
 
 class Witness:
     """A fast server that asks `answer` for each status; an async context manager."""
 
-    def __init__(self, answer: Callable[[Arrival], Awaitable[int]]) -> None:
+    def __init__(self, answer: Callable[[Arrival], Awaitable[Answer]]) -> None:
         self.journal: list[Arrival | Answered] = []
         self.arrived = 0
         #: By path and event id: what each attempt was answered.
-        self.answers: defaultdict[tuple[str, str], dict[int, int]] = defaultdict(dict)
-        self._answer = answer
+        self.answers: defaultdict[tuple[str, str], dict[int, Answer]] = defaultdict(dict)
+        #: Of these, what nothing can supersede.
+        self.lasting: set[tuple[str, str]] = set()
+        #: Asked for each answer; a fault may put another in its place for a while.
+        self.answer = answer
         self._changed = asyncio.Condition()
         self._runner = web.ServerRunner(web.Server(self._receive, access_log=None), shutdown_timeout=0.1)
         self._port = 0
@@ -75,13 +88,20 @@ class Witness:
         except TimeoutError:
             raise AssertionError(f"after {PATIENCE_S:g} s and {self.arrived} arrivals still not: {hoped_for}") from None
 
-    async def _receive(self, request: web.BaseRequest) -> web.Response:
+    async def more(self, count: int) -> None:
+        """Returns after so many more requests, however long that takes."""
+        goal = self.arrived + count
+        async with self._changed:
+            await self._changed.wait_for(lambda: self.arrived >= goal)
+
+    async def _receive(self, request: web.BaseRequest) -> web.StreamResponse:
         body = await request.read()
         sent = json.loads(body)
         previous = request.headers.get("x-job-previous")
         arrival = Arrival(
             request.path,
             request.headers["webhook-id"],
+            sent["type"],
             int(request.headers["x-delivery-attempt"]),
             sent.get("job_id"),
             sent.get("sequence"),
@@ -92,12 +112,40 @@ class Witness:
         )
         self.arrived += 1
         await self._note(arrival)
-        status = await self._answer(arrival)
-        self.answers[arrival.path, arrival.event_id][arrival.attempt] = status
-        await self._note(Answered(arrival, status))
-        return web.Response(status=status)
+        answer = await self.answer(arrival)
+        self.answers[arrival.path, arrival.event_id][arrival.attempt] = answer
+        if arrival.type != PROGRESS:
+            self.lasting.add((arrival.path, arrival.event_id))
+        await self._note(Answered(arrival, answer))
+        return await _misbehave(request, answer) if isinstance(answer, Misbehaviour) else web.Response(status=answer)
 
     async def _note(self, entry: Arrival | Answered) -> None:
         self.journal.append(entry)
         async with self._changed:
             self._changed.notify_all()
+
+
+async def _misbehave(request: web.BaseRequest, how: Misbehaviour) -> web.StreamResponse:
+    response = web.StreamResponse()
+    transport = request.transport
+    if transport is None:
+        return response
+    match how:
+        case Misbehaviour.HANG:
+            while not transport.is_closing():  # noqa: ASYNC110 - it has no event
+                await asyncio.sleep(0.05)
+        case Misbehaviour.RESET:
+            connection: socket.socket = transport.get_extra_info("socket")
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            transport.abort()
+        case Misbehaviour.LIE_ABOUT_LENGTH:
+            assert isinstance(transport, asyncio.WriteTransport)
+            transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n0123456789")
+            transport.close()
+        case Misbehaviour.GARBAGE:
+            assert isinstance(transport, asyncio.WriteTransport)
+            transport.write(b"SSH-2.0-OpenSSH_9.9\r\n\x00\x01\xff not HTTP at all\r\n\r\n")
+            transport.close()
+        case _:
+            raise NotImplementedError(how)
+    return response

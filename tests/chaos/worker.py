@@ -5,9 +5,10 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Mapping
 from typing import Any, Self
 
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 
 
 class Worker:
@@ -22,21 +23,23 @@ class Worker:
         self._reading = asyncio.ensure_future(self._read())
 
     @classmethod
-    async def start(cls, settings: dict[str, str]) -> Self:
-        """Starts one with these settings, by their names without the prefix."""
-        environment = {f"DISPATCHER_{name.upper()}": value for name, value in settings.items()}
+    async def start(
+        cls, settings: dict[str, str], entry: str = "dispatcher", environment: Mapping[str, str] | None = None
+    ) -> Self:
+        """Starts one with these settings, by their names without the prefix; `entry` is the module that is run."""
+        given = {f"DISPATCHER_{name.upper()}": value for name, value in settings.items()}
         return cls(
             await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
-                "dispatcher",
+                entry,
                 "work",
                 "--port",
                 "0",
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.STDOUT,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **environment},
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **given, **(environment or {})},
             )
         )
 
@@ -82,11 +85,19 @@ class Worker:
         """SIGCONT."""
         self._process.send_signal(signal.SIGCONT)
 
-    async def end(self, number: signal.Signals) -> int:
-        """Sends a signal; the exit code, as soon as the process has ended and its log was read."""
-        if self._process.returncode is None:
-            self._process.send_signal(number)
+    def arm(self) -> None:
+        """Lets a worker of `tests.chaos.doomed`, which is up, kill itself when it next passes its step."""
+        self._process.send_signal(signal.SIGUSR1)
+
+    async def ended(self) -> int:
+        """The exit code, as soon as the process has ended by itself and its log was read."""
         async with asyncio.timeout(PATIENCE_S):
             code = await self._process.wait()
             await self._reading
         return code
+
+    async def end(self, number: signal.Signals) -> int:
+        """Sends a signal; the exit code, as soon as the process has ended and its log was read."""
+        if self._process.returncode is None:
+            self._process.send_signal(number)
+        return await self.ended()
