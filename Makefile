@@ -5,7 +5,7 @@ SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help setup demo test check format-check lint imports types format chaos bench docs wheel lock clean
+.PHONY: help setup demo test check format-check lint imports types format chaos fuzz bench docs wheel lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -21,7 +21,7 @@ demo: $(VENV)/.runtime-installed  ## Watch one job's events being sent, failing,
 	$(BIN)/dispatcher demo
 
 test: setup  ## Run all tests, on SQLite and on a PostgreSQL that they bring.
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4
 
 check: format-check lint imports types test demo  ## The whole gate: format, lint, import rules, types, tests, demo.
 
@@ -41,8 +41,11 @@ format: setup  ## Format the code and fix what ruff can fix.
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-chaos: setup  ## The fault campaign (minutes to hours; CHAOS_KILLS, CHAOS_SEED); the suite has short forms.
-	$(BIN)/python -m pytest -m campaign tests/chaos
+chaos: setup  ## The fault campaign: hours, and it goes on where it was stopped (CHAOS="--minutes 10").
+	$(BIN)/python -m tests.chaos $(CHAOS)
+
+fuzz: setup  ## Thousands of requests made from the API's own document (FUZZ_CASES per operation, FUZZ_SEED).
+	$(BIN)/python -m pytest -s -m campaign tests/fuzz
 
 bench: setup  ## Measure against the yardsticks in benchmarks/.
 	$(BIN)/python -m benchmarks
