@@ -74,7 +74,8 @@ async def redeliver(deployment: Deployment, body: DeadLetterRedeliver, *, tenant
     if body.ids is None and body.redelivered is None:
         conditions.append(letters.redelivered_at.is_(None))
     chosen = select(letters.event_row, letters.endpoint_row).where(*conditions).distinct()
-    async with database.begin() as connection:
+    # Of millions it takes minutes.
+    async with database.begin(limited=False) as connection:
         await _refuse_unknown_ids(connection, database.tables, body, tenant)
         if body.dry_run:
             return RedeliveryAccepted(id=None, matched=await _count(connection, chosen), dry_run=True)
@@ -88,7 +89,8 @@ async def discard(deployment: Deployment, body: DeadLetterDiscard, *, tenant: st
     database = deployment.database
     letters = database.tables.dead_letters
     conditions = _conditions(database.tables, body, tenant)
-    async with database.begin() as connection:
+    # Of millions it takes minutes.
+    async with database.begin(limited=False) as connection:
         await _refuse_unknown_ids(connection, database.tables, body, tenant)
         if body.dry_run:
             matched = await _count(connection, select(letters.c.row_id).where(*conditions))

@@ -72,7 +72,8 @@ async def recover(deployment: Deployment, endpoint_id: str, body: Recover, *, te
         raise InvalidField("until", "must be later than since")
     database = deployment.database
     events, deliveries, queue = database.tables.events.c, database.tables.deliveries, database.tables.fanout_queue.c
-    async with database.begin() as connection:
+    # Of millions it takes minutes.
+    async with database.begin(limited=False) as connection:
         endpoint = await find(connection, database.tables, endpoint_id, tenant)
         if endpoint.status == EndpointStatus.DISABLED:
             raise Conflict(f"the endpoint is disabled ({endpoint.disabled_reason}); enable it, then recover")

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import event
+from sqlalchemy import event, text
 from sqlalchemy.exc import DBAPIError, InterfaceError, InternalError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.sql.expression import ColumnElement, literal
@@ -75,11 +75,13 @@ class Database:
     async def begin(self, *, limited: bool = True) -> AsyncIterator[AsyncConnection]:
         """A connection in a write transaction: committed at the end, rolled back by an error.
 
-        Waits some seconds for a database that restarts. A transaction is short, unless it is not `limited`. Raises
-        `StoreUnavailable`.
+        Waits some seconds for a database that restarts. A transaction is short; one that people ask for and that goes
+        over as much as there is may last (not `limited`). Raises `StoreUnavailable`.
         """
         async with self._lent(await self._connect(), limited=limited) as connection:
             transaction = await connection.begin()
+            if not limited and self.dialect == "postgresql":
+                await connection.execute(text(LIMIT_TRANSACTIONS.format(0, "true")))
             # An error leaves it to be rolled back when the connection is given back.
             yield connection
             await transaction.commit()

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, inspect, select, text
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from dispatcher.errors import SchemaError, StoreUnavailable
-from dispatcher.store.database import LIMIT_TRANSACTIONS, Database
+from dispatcher.store.database import Database
 from dispatcher.store.partitions import create_partitions
 from dispatcher.store.tables import Tables
 
@@ -59,8 +59,6 @@ async def upgrade(database: Database, revision: str = "head") -> None:
     def run(connection: Connection) -> None:
         if database.dialect == "postgresql":
             connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'"))
-            # It may have much to rewrite, and nobody pauses it.
-            connection.execute(text(LIMIT_TRANSACTIONS.format(0, "true")))
             # Two migrations at once: the second waits here and then finds nothing to do.
             connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('dispatcher migrate'))"))
             if database.tables.schema:

@@ -197,3 +197,22 @@ async def test_a_database_that_let_us_in_and_now_refuses_is_unavailable_and_not_
         async with elsewhere.begin() as connection:
             await connection.execute(text(f'ALTER DATABASE "{url.database}" ALLOW_CONNECTIONS true'))
         await elsewhere.close()
+
+
+async def test_a_transaction_over_as_much_as_there_is_may_last(
+    postgres_outpost: Outpost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dispatcher.store.database.COLD_LIMIT_S", 0.1)
+    database = postgres_outpost.database
+    with pytest.raises(StoreUnavailable):
+        async with database.begin() as connection:
+            await connection.execute(text("SELECT pg_sleep(20)"))
+    async with database.begin(limited=False) as connection:
+        await connection.execute(text("SELECT pg_sleep(0.3)"))
+        assert (await connection.execute(text("SELECT current_setting('transaction_timeout', true)"))).scalar_one() in (
+            "0",
+            None,
+        )
+    async with database.begin() as connection:
+        limit = (await connection.execute(text("SELECT current_setting('transaction_timeout', true)"))).scalar_one()
+        assert limit != "0"
