@@ -15,7 +15,7 @@ from dispatcher.rules.verdict import Outcome
 from dispatcher.service import dead_letters, endpoint_changes, redeliveries
 from dispatcher.service.models import DeadLetterRedeliver, RotateSecret
 from dispatcher.states import AttemptError, DeliveryState, EndpointStatus, Reason, RunState
-from dispatcher.store import duty_rows
+from dispatcher.store import duty_rows, endpoint_status
 from dispatcher.store.hot import Claimed, HotStore, Orphan
 from dispatcher.store.partitions import list_partitions
 from tests.clock import FakeClock
@@ -165,15 +165,18 @@ async def test_a_bulk_redelivery_skips_and_counts_what_cannot_be_sent_any_more(
 
 
 async def test_a_duty_that_fails_does_not_keep_the_others_from_their_turn(
-    outpost: Outpost, receiver: Receiver, clock: FakeClock, caplog: pytest.LogCaptureFixture
+    outpost: Outpost,
+    receiver: Receiver,
+    clock: FakeClock,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    async def fail(*_: object) -> None:
+        raise ValueError("a fault of ours")
+
     await _one_dead_each(outpost, receiver, 1)
-    broken = await outpost.endpoint(receiver.url("/broken"))
-    await outpost.publish("waits")
-    async with outpost.store() as store:
-        await store.fan_out(10)
-    # A word that this release does not know, as a later one may write it: every duty is due, and this one fails.
-    await outpost.change("endpoints", broken.row, status=EndpointStatus.DISABLED, disabled_reason="bewitched")
+    # Every duty is due, and this one fails.
+    monkeypatch.setattr(endpoint_status, "to_cancel", fail)
     run_id = await _redeliver(outpost)
     async with outpost.dispatcher() as dispatcher:
         for _ in range(2):
