@@ -24,6 +24,7 @@ from dispatcher.states import AttemptError, DeliveryState, EndpointStatus, Reaso
 from tests.bad_receiver import BadReceiver, Misbehaviour
 from tests.clock import FakeClock
 from tests.outpost import Outpost
+from tests.process import process_as_before
 from tests.receiver import Received, Receiver
 
 ENDED = {DeliveryState.DELIVERED, DeliveryState.SUPERSEDED, DeliveryState.CANCELLED, DeliveryState.DEAD}
@@ -214,11 +215,9 @@ async def test_7_a_stop_claims_nothing_more_and_what_it_interrupts_costs_no_retr
 def log() -> Iterator[io.BytesIO]:
     """Every line that is logged, at the most talkative level."""
     stream = io.BytesIO()
-    saved = (logs._SINK.stream, logs._SINK.level, list(logs._PROCESSORS))
-    logs.configure("json", "debug", stream)
-    yield stream
-    logs._SINK.stream, logs._SINK.level = saved[0], saved[1]
-    logs._PROCESSORS[:] = saved[2]
+    with process_as_before():
+        logs.configure("json", "debug", stream)
+        yield stream
 
 
 async def test_8_no_secret_is_stored_in_the_clear_or_logged(

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from dispatcher import logs
-from tests.cli.conftest import process_as_before
+from tests.process import process_as_before
 
 log = logs.logger("dispatcher.test")
 
@@ -108,13 +108,24 @@ def test_other_libraries_warnings_come_through_the_same_pipeline_and_their_chatt
         other.exception("broken")
     with warnings.catch_warnings():
         warnings.simplefilter("always")
-        logging.captureWarnings(True)
         warnings.warn("old habit", UserWarning, stacklevel=1)
     first, second, third = lines(stream)
     assert (first["level"], first["event"], first["logger"]) == ("warning", "careful, you", "some.library")
     assert second["level"] == "error"
     assert "OSError: gone" in second["exception"]
     assert "old habit" in third["event"]
+
+
+def test_warnings_reach_the_log_although_an_earlier_test_left_them_captured() -> None:
+    with warnings.catch_warnings():
+        logging.captureWarnings(True)
+    stream = io.BytesIO()
+    with process_as_before(), warnings.catch_warnings():
+        logs.configure("json", "info", stream)
+        warnings.simplefilter("always")
+        warnings.warn("old habit", UserWarning, stacklevel=1)
+    (line,) = lines(stream)
+    assert "old habit" in line["event"]
 
 
 def test_configuring_twice_writes_foreign_lines_once() -> None:

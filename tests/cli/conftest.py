@@ -1,22 +1,19 @@
 """The command line on a database of its own, called in this process or as a real one."""
 
 import asyncio
-import gc
 import io
 import json
-import logging
 import os
-import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
-from dispatcher import logs
 from dispatcher.cli.main import run
+from tests.process import process_as_before
 
 #: Long enough for the slowest machine; a test that needs it fails anyway.
 PATIENCE_S = 30.0
@@ -36,27 +33,6 @@ class Outcome:
 
 
 Cli = Callable[..., Outcome]
-
-
-@contextmanager
-def process_as_before() -> Iterator[None]:
-    """Undoes what a command does to its whole process: where logs go, and the garbage collector's sight."""
-    stream, level, processors = logs._SINK.stream, logs._SINK.level, list(logs._PROCESSORS)
-    root = logging.getLogger()
-    handlers, root_level = list(root.handlers), root.level
-    thresholds = gc.get_threshold()
-    signals = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in signals.items():
-            signal.signal(number, handler)
-        logs._SINK.stream, logs._SINK.level, logs._PROCESSORS[:] = stream, level, processors
-        root.handlers[:] = handlers
-        root.setLevel(root_level)
-        logging.captureWarnings(False)
-        gc.unfreeze()
-        gc.set_threshold(*thresholds)
 
 
 @pytest.fixture

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from dispatcher.cli.main import run
-from tests.cli.conftest import Cli, process_as_before
+from tests.cli.conftest import Cli
+from tests.process import process_as_before
 
 #: Nobody listens there.
 REFUSING = "http://127.0.0.1:1024/hook"
