@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from enum import StrEnum
+from functools import cache
 from typing import Self
 
 
@@ -66,6 +67,9 @@ class BadReceiver:
 
     def url(self, misbehaviour: Misbehaviour | str) -> str:
         """The address at which the receiver does this. Raises `ValueError` for an unknown one."""
+        if misbehaviour == Misbehaviour.BOMB:
+            # Before it is asked for: making it takes longer than some wait for an answer.
+            _bomb_body()
         return f"http://127.0.0.1:{self._port}/{Misbehaviour(misbehaviour).value}"
 
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -118,8 +122,7 @@ class BadReceiver:
         await self._send_for_ever(writer, b"10000\r\n" + b"x" * 0x10000 + b"\r\n")
 
     async def _bomb(self, writer: asyncio.StreamWriter) -> None:
-        # gzip members may be concatenated: 64 times 16 MiB of zeros.
-        body = gzip.compress(bytes(16 * 1024 * 1024), mtime=0) * 64
+        body = _bomb_body()
         head = f"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: {len(body)}\r\n\r\n"
         await self._send(writer, head.encode(), body)
 
@@ -129,6 +132,12 @@ class BadReceiver:
     async def _endless_headers(self, writer: asyncio.StreamWriter) -> None:
         await self._send(writer, b"HTTP/1.1 200 OK\r\n")
         await self._send_for_ever(writer, b"X-More: " + b"y" * 1000 + b"\r\n")
+
+
+@cache
+def _bomb_body() -> bytes:
+    # gzip members may be concatenated: 64 times 16 MiB of zeros.
+    return gzip.compress(bytes(16 * 1024 * 1024), mtime=0) * 64
 
 
 async def _read_request(reader: asyncio.StreamReader) -> Misbehaviour:

@@ -1,12 +1,10 @@
-"""One POST, whatever happens: aiohttp with keep-alive, no redirects, capped answers, foreign errors made ours."""
+"""One POST, whatever happens: keep-alive, no redirects, capped answers, foreign errors made ours."""
 
 import asyncio
-import errno
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import datetime
+from typing import Literal, assert_never
 
-import aiohttp
-from aiohttp import http_exceptions
 from aiohttp.abc import AbstractResolver
 from msgspec import Struct
 from yarl import URL
@@ -16,8 +14,9 @@ from dispatcher.rules.retry import retry_after_s
 from dispatcher.rules.verdict import Exchange
 from dispatcher.states import AttemptError
 from dispatcher.transport.deadlines import Deadlines
-from dispatcher.transport.guard import Blocked, GuardedResolver, GuardedSockets
-from dispatcher.transport.wire import Answer, Wire
+from dispatcher.transport.failures import classify
+from dispatcher.transport.message import Answer, Wire
+from dispatcher.transport.wire import AiohttpWire
 
 #: So much of an answer is read, and so much of that is kept, in bytes.
 READ_LIMIT = 16 * 1024
@@ -26,10 +25,7 @@ EXCERPT_LIMIT = 1024
 #: closing end is a failed attempt that cost the receiver nothing but confused its reader.
 KEEP_ALIVE_S = 4.0
 
-#: Nobody answered at that address: no connection came about, as when it is refused.
-_UNREACHABLE = frozenset({errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ENETDOWN})
-#: This process or machine has run out of something.
-_OURS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+Kind = Literal["aiohttp", "lean"]
 
 
 class Request(Struct, frozen=True, gc=False):
@@ -45,17 +41,15 @@ class HttpClient:
     """A connection pool behind the egress guard. Use it in the event loop that runs it; close it at the end."""
 
     def __init__(
-        self, rules: EgressRules, *, connect_timeout_s: float, resolver: AbstractResolver | None = None
+        self,
+        rules: EgressRules,
+        *,
+        connect_timeout_s: float,
+        resolver: AbstractResolver | None = None,
+        kind: Kind = "aiohttp",
     ) -> None:
-        connector = aiohttp.TCPConnector(
-            limit=0,
-            resolver=GuardedResolver(rules, resolver),
-            socket_factory=GuardedSockets(rules),
-            keepalive_timeout=KEEP_ALIVE_S,
-            ttl_dns_cache=10,
-        )
         self._deadlines = Deadlines()
-        self._wire = Wire(connector, connect_timeout_s=connect_timeout_s, read_limit=READ_LIMIT)
+        self._wire = _wire(kind, rules, resolver, connect_timeout_s)
 
     async def post(self, request: Request, now: datetime) -> Exchange:
         """Sends it and reads the answer's beginning. `now` is what a Retry-After date is compared with."""
@@ -74,7 +68,7 @@ class HttpClient:
         return Exchange(
             status=status,
             error=None if 200 <= status < 300 else AttemptError.HTTP_STATUS,
-            retry_after_s=retry_after_s(answer.headers.get("Retry-After"), now),
+            retry_after_s=retry_after_s(answer.retry_after, now),
             excerpt=_excerpt(answer),
         )
 
@@ -83,52 +77,26 @@ class HttpClient:
         await self._wire.close()
 
 
+def _wire(kind: Kind, rules: EgressRules, resolver: AbstractResolver | None, connect_timeout_s: float) -> Wire:
+    limits = {"connect_timeout_s": connect_timeout_s, "keep_alive_s": KEEP_ALIVE_S}
+    match kind:
+        case "aiohttp":
+            return AiohttpWire(rules, resolver, **limits, read_limit=READ_LIMIT)
+        case "lean":
+            # Only here, since it brings libraries with it.
+            from dispatcher.transport.lean import LeanWire
+
+            return LeanWire(rules, resolver, **limits, read_limit=READ_LIMIT)
+        case _:
+            assert_never(kind)
+
+
 def _excerpt(answer: Answer) -> str:
     if not answer.beginning:
         return ""
-    encoding = answer.headers.get("Content-Encoding", "identity")
-    if encoding != "identity":
-        return f"({len(answer.beginning)} bytes of {encoding[:20]!r}, not decompressed)"
+    if answer.encoding not in (None, "identity"):
+        return f"({len(answer.beginning)} bytes of {answer.encoding[:20]!r}, not decompressed)"
     text = answer.beginning[:EXCERPT_LIMIT].decode("utf-8", "replace")
     if text.isprintable():
         return text
     return "".join(character if character.isprintable() or character in "\n\t" else "�" for character in text)
-
-
-def classify(error: BaseException) -> AttemptError:
-    """The closed set's word for what a library raised. Cancellation travels on, and so does what no receiver causes."""
-    match error:
-        case Blocked():
-            return AttemptError.BLOCKED
-        case OSError() if error.errno in _OURS:
-            raise error
-        case aiohttp.ConnectionTimeoutError():
-            return AttemptError.CONNECT_TIMEOUT
-        case TimeoutError():
-            return AttemptError.TIMEOUT
-        case aiohttp.ClientConnectorDNSError():
-            return AttemptError.DNS
-        case aiohttp.ClientConnectorCertificateError() | aiohttp.ClientSSLError():
-            return AttemptError.TLS
-        case aiohttp.ClientConnectorError() if error.errno in _UNREACHABLE or type(error.os_error) is OSError:
-            # A plain OSError without a number sums up several addresses, of which each failed in its own way.
-            return AttemptError.CONNECTION_REFUSED
-        case aiohttp.ClientConnectorError() if error.errno == errno.ETIMEDOUT:
-            return AttemptError.CONNECT_TIMEOUT
-        case _ if any(isinstance(cause, http_exceptions.LineTooLong) for cause in _causes(error)):
-            return AttemptError.BODY_TOO_LARGE
-        case aiohttp.ClientResponseError():
-            return AttemptError.PROTOCOL
-        case aiohttp.ClientConnectionError() | aiohttp.ClientPayloadError() | OSError():
-            return AttemptError.CONNECTION_RESET
-        case http_exceptions.HttpProcessingError() | aiohttp.ClientError():
-            return AttemptError.PROTOCOL
-        case _:
-            raise error
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    cause: BaseException | None = error
-    while cause is not None:
-        yield cause
-        cause = cause.__cause__

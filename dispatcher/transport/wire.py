@@ -1,4 +1,4 @@
-"""One POST over a pooled connection: aiohttp's connector and parser, without the session above them.
+"""The client that is used unless another is asked for: aiohttp's connector and parser, without the session above them.
 
 A session's request costs about as much again as the connection's own work: a request, a response and a timer object,
 cookies, redirects, and until Python 3.12 a task that writes the body. A webhook needs none of that. What stays is
@@ -8,26 +8,23 @@ aiohttp's: resolving, connecting, TLS, keep-alive and the parser.
 from collections.abc import Mapping
 
 import aiohttp
+from aiohttp.abc import AbstractResolver
+from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
+from aiohttp.http_exceptions import BadHttpMessage
+from aiohttp.http_parser import RawResponseMessage
 from aiohttp.streams import StreamReader
 from msgspec import Struct
-from multidict import CIMultiDictProxy
 from yarl import URL
 
-from dispatcher.errors import InvalidField
+from dispatcher.rules.egress import EgressRules
+from dispatcher.transport.guard import GuardedResolver, GuardedSockets
+from dispatcher.transport.message import INTERIM_LIMIT, Answer, request_head, serialize
 
 #: What belongs to one URL is kept for so many of them.
 ROUTES = 1024
 #: Idle connections that are passed over in one POST; a server that speaks first spoils new ones, too.
 SPOILT = 8
-
-
-class Answer(Struct, frozen=True, gc=False):
-    """A receiver's answer and the beginning of its body."""
-
-    status: int
-    headers: CIMultiDictProxy[str]
-    beginning: bytes
 
 
 class _Route(Struct, frozen=True):
@@ -38,23 +35,37 @@ class _Route(Struct, frozen=True):
     head: str
 
 
-class Wire:
+class AiohttpWire:
     """A connection pool that POSTs. Use it in the event loop that runs it; close it at the end."""
 
-    def __init__(self, connector: aiohttp.TCPConnector, *, connect_timeout_s: float, read_limit: int) -> None:
-        self._connector = connector
+    def __init__(
+        self,
+        rules: EgressRules,
+        resolver: AbstractResolver | None,
+        *,
+        connect_timeout_s: float,
+        keep_alive_s: float,
+        read_limit: int,
+    ) -> None:
+        self._connector = aiohttp.TCPConnector(
+            limit=0,
+            resolver=GuardedResolver(rules, resolver),
+            socket_factory=GuardedSockets(rules),
+            keepalive_timeout=keep_alive_s,
+            ttl_dns_cache=10,
+        )
         self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=connect_timeout_s)
         self._read_limit = read_limit
         self._routes: dict[URL, _Route] = {}
 
     async def post(self, url: URL, headers: Mapping[str, str], body: bytes) -> Answer:
-        """Sends the body and reads the answer's beginning. Raises what aiohttp raises, and `InvalidField` for a header
-        of more than one line.
+        """Sends the body and reads the answer's beginning. Raises what aiohttp raises, `Blocked`, and `InvalidField`
+        for a header of more than one line.
         """
         if self._connector.closed:
             raise RuntimeError("the connection pool was closed")
         route = self._routes.get(url) or self._route(url)
-        message = _serialize(route.head, headers, body)
+        message = serialize(route.head, headers, body)
         connection = await self._connect(route)
         for _ in range(SPOILT):
             if connection.protocol is not None and not connection.protocol.should_close:
@@ -67,14 +78,12 @@ class Wire:
             if protocol is None or transport is None or transport.is_closing() or protocol.should_close:
                 raise aiohttp.ClientConnectionResetError("the connection was not fit to be written to")
             protocol.set_response_params(read_until_eof=True, auto_decompress=False, read_bufsize=self._read_limit)
+            # Once, even if it breaks without a word: an attempt is one POST, and nobody knows what became of it.
             transport.write(message)
-            while True:
-                head, stream = await protocol.read()
-                # 1xx come before the answer, except the switch to another protocol, which nothing follows.
-                if not 100 <= head.code <= 199 or head.code == 101:
-                    break
+            head, stream = await _answer(protocol)
             beginning = await _beginning(stream, self._read_limit)
-            if transport.get_write_buffer_size():
+            answer = Answer(head.code, head.headers.get("Retry-After"), head.headers.get("Content-Encoding"), beginning)
+            if transport.get_write_buffer_size() or answer.may_precede(message):
                 # Answered before it had read all: what it has not read it would take for the next request.
                 _abort(connection)
             else:
@@ -83,7 +92,7 @@ class Wire:
         except BaseException:
             _abort(connection)
             raise
-        return Answer(head.code, head.headers, beginning)
+        return answer
 
     async def close(self) -> None:
         """Closes every connection."""
@@ -99,12 +108,20 @@ class Wire:
         while len(self._routes) >= ROUTES:
             del self._routes[next(iter(self._routes))]
         bare = url if url.raw_user is None and url.raw_password is None else url.with_user(None)
-        target = aiohttp.ClientRequest("POST", bare)
-        lines = [f"POST {bare.raw_path_qs} HTTP/1.1", f"Host: {target.headers['Host']}"]
-        if bare is not url:
-            lines.append(f"Authorization: {aiohttp.encode_basic_auth(url.user or '', url.password or '')}")
-        route = self._routes[url] = _Route(target, "\r\n".join(lines))
+        route = self._routes[url] = _Route(aiohttp.ClientRequest("POST", bare), request_head(url))
         return route
+
+
+async def _answer(protocol: ResponseHandler) -> tuple[RawResponseMessage, StreamReader]:
+    head, stream = await protocol.read()
+    interim = 0
+    # 1xx come before the answer, except the switch to another protocol, which nothing follows.
+    while 100 <= head.code <= 199 and head.code != 101:
+        interim += 1
+        if interim > INTERIM_LIMIT:
+            raise BadHttpMessage("too many interim answers")
+        head, stream = await protocol.read()
+    return head, stream
 
 
 def _abort(connection: Connection) -> None:
@@ -112,16 +129,6 @@ def _abort(connection: Connection) -> None:
     if connection.protocol is not None:
         connection.protocol.abort()
     connection.close()
-
-
-def _serialize(head: str, headers: Mapping[str, str], body: bytes) -> bytes:
-    lines = [head, *[f"{name}: {value}" for name, value in headers.items()], f"Content-Length: {len(body)}\r\n\r\n"]
-    text = "\r\n".join(lines)
-    # Whoever let a line break into a header let its author write our requests.
-    breaks = head.count("\n") + len(headers) + 3
-    if text.count("\n") != breaks or text.count("\r") != breaks or "\0" in text:
-        raise InvalidField("headers", "one of them has more than one line")
-    return text.encode() + body
 
 
 async def _beginning(stream: StreamReader, limit: int) -> bytes:

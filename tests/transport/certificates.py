@@ -17,6 +17,13 @@ def _named(name: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
 
 
+def _alternative(host: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ip_address(host))
+    except ValueError:
+        return x509.DNSName(host)
+
+
 @dataclass(frozen=True, slots=True)
 class Authority:
     """An authority that nobody trusts who is not told to."""
@@ -46,16 +53,16 @@ class Authority:
     def trusted(self) -> Path:
         return self.directory / "authority.pem"
 
-    def server(self, address: str, *, days: float = 1) -> ssl.SSLContext:
-        """The TLS of a server at an address, with a certificate that ends in `days`."""
+    def server(self, host: str, *, days: float = 1) -> ssl.SSLContext:
+        """The TLS of a server at an address or a name, with a certificate that ends in `days`."""
         key = ec.generate_private_key(ec.SECP256R1())
         end = datetime.now(UTC) + timedelta(days=days)
         issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key())
         certificate = (
-            x509.CertificateBuilder(self.certificate.subject, _named(address), key.public_key(), 2)
+            x509.CertificateBuilder(self.certificate.subject, _named(host), key.public_key(), 2)
             .not_valid_before(end - timedelta(days=2))
             .not_valid_after(end)
-            .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address(address))]), critical=False)
+            .add_extension(x509.SubjectAlternativeName([_alternative(host)]), critical=False)
             .add_extension(issuer, critical=False)
             .sign(self.key, hashes.SHA256())
         )

@@ -4,15 +4,36 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from ipaddress import ip_network
 
+from aiohttp.abc import AbstractResolver
 from yarl import URL
 
 from dispatcher.rules.egress import EgressRules
 from dispatcher.rules.verdict import Exchange
-from dispatcher.transport.client import HttpClient, Request
+from dispatcher.transport.client import HttpClient, Kind, Request
 
 NOW = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
 LOOPBACK = EgressRules(allow_http=True, allow_networks=(ip_network("127.0.0.0/8"),))
 NOTHING_SPECIAL = EgressRules(allow_http=True, allow_networks=())
+
+
+class Open:
+    """Opens clients of one kind."""
+
+    def __init__(self, kind: Kind) -> None:
+        self.clients: list[HttpClient] = []
+        self._kind = kind
+
+    def __call__(
+        self,
+        rules: EgressRules = LOOPBACK,
+        *,
+        connect_timeout_s: float = 5.0,
+        resolver: AbstractResolver | None = None,
+    ) -> HttpClient:
+        """Another one, to be closed with the others."""
+        client = HttpClient(rules, connect_timeout_s=connect_timeout_s, resolver=resolver, kind=self._kind)
+        self.clients.append(client)
+        return client
 
 
 async def post(

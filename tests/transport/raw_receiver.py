@@ -1,7 +1,9 @@
 """A receiver that answers with exactly the bytes it was given, and counts the connections it is asked over."""
 
 import asyncio
+import socket
 import ssl
+import struct
 from contextlib import suppress
 from typing import Self
 
@@ -14,9 +16,19 @@ def answer(body: bytes, *lines: str, status: str = "200 OK") -> bytes:
 
 
 class RawReceiver:
-    """The server; an async context manager. The last answer repeats; one that is empty closes the connection."""
+    """The server; an async context manager. The last answer repeats; one that is empty closes the connection, and None
+    is silence.
 
-    def __init__(self, *answers: bytes, tls: ssl.SSLContext | None = None) -> None:
+    `by_bytes` sends each byte alone, `without_end` the last answer again and again, whether asked or not.
+    """
+
+    def __init__(
+        self,
+        *answers: bytes | None,
+        tls: ssl.SSLContext | None = None,
+        by_bytes: bool = False,
+        without_end: bool = False,
+    ) -> None:
         self.connections = 0
         #: Each request as it came, head and body.
         self.requests: list[bytes] = []
@@ -24,7 +36,11 @@ class RawReceiver:
         self.asked = asyncio.Event()
         #: Set when a connection was closed by the other side.
         self.left = asyncio.Event()
-        self._answers = list(answers or (OK,))
+        #: Bytes that were sent, those in the sockets' buffers among them.
+        self.written = 0
+        self._piece = 1 if by_bytes else 2**16
+        self._without_end = without_end
+        self._answers: list[bytes | None] = list(answers or (OK,))
         self._tls = tls
         self._writers: set[asyncio.StreamWriter] = set()
 
@@ -49,21 +65,46 @@ class RawReceiver:
             writer.write(message)
             await writer.drain()
 
+    def answer_next(self, *answers: bytes | None) -> None:
+        """Answers with these from now on."""
+        self._answers = list(answers)
+
+    def hang_up(self, *, reset: bool = False) -> None:
+        """Ends every connection, after what was sent, or with a RST at once."""
+        for writer in self._writers:
+            if reset:
+                connection: socket.socket = writer.get_extra_info("socket")
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                writer.transport.abort()
+            else:
+                writer.close()
+
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
         self._writers.add(writer)
         try:
-            with suppress(ConnectionError, ssl.SSLError):
-                while answer := await self._answer_to(reader):
-                    writer.write(answer)
-                    await writer.drain()
-        except asyncio.IncompleteReadError:
+            with suppress(ssl.SSLError):
+                while (answer := await self._answer_to(reader)) != b"":
+                    if answer is not None:
+                        await self._send(writer, answer)
+                    while self._without_end:
+                        await self._send(writer, self._answers[-1] or b"")
+        except (asyncio.IncompleteReadError, ConnectionError):
             self.left.set()
         finally:
             self._writers.discard(writer)
             writer.close()
 
-    async def _answer_to(self, reader: asyncio.StreamReader) -> bytes:
+    async def _send(self, writer: asyncio.StreamWriter, message: bytes) -> None:
+        for start in range(0, len(message), self._piece):
+            piece = message[start : start + self._piece]
+            writer.write(piece)
+            await writer.drain()
+            self.written += len(piece)
+            # Draining alone lets nobody else work while there is room.
+            await asyncio.sleep(0)
+
+    async def _answer_to(self, reader: asyncio.StreamReader) -> bytes | None:
         head = await reader.readuntil(b"\r\n\r\n")
         lengths = [line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
         body = await reader.readexactly(int(lengths[0].partition(b":")[2])) if lengths else b""

@@ -9,7 +9,7 @@ from aiohttp.client_reqrep import ConnectionKey
 from yarl import URL
 
 from dispatcher.states import AttemptError
-from dispatcher.transport.client import classify
+from dispatcher.transport.failures import classify
 from dispatcher.transport.guard import Blocked
 
 _KEY = ConnectionKey("h", 443, True, True, None, None, None)

@@ -14,7 +14,7 @@ from dispatcher.transport.client import EXCERPT_LIMIT, HttpClient
 from tests.bad_receiver import BadReceiver, Misbehaviour
 from tests.receiver import Received, Receiver
 from tests.transport.name_server import NameServer
-from tests.transport.posting import LOOPBACK, NOW, post
+from tests.transport.posting import NOW, Open, post
 from tests.transport.raw_receiver import RawReceiver, answer
 
 
@@ -35,7 +35,7 @@ from tests.transport.raw_receiver import RawReceiver, answer
 async def test_each_misbehaviour_has_its_code_within_the_timeout(
     client: HttpClient, bad_receiver: BadReceiver, misbehaviour: Misbehaviour, expected: AttemptError | None
 ) -> None:
-    async with asyncio.timeout(3):
+    async with asyncio.timeout(25):
         exchange = await post(client, bad_receiver.url(misbehaviour), timeout_s=0.5)
     assert exchange.error is expected
     assert (exchange.status is None) == (expected is not None)
@@ -82,13 +82,12 @@ async def test_retry_after_is_read_from_any_answer(
         assert (await post(client, receiver.url())).retry_after_s == seconds
 
 
-async def test_cookies_are_not_kept() -> None:
+async def test_cookies_are_not_kept(opened: Open) -> None:
     # By its name, since cookie jars take nothing from an address.
-    client = HttpClient(LOOPBACK, connect_timeout_s=5.0, resolver=NameServer(["127.0.0.1"]))
+    client = opened(resolver=NameServer(["127.0.0.1"]))
     async with RawReceiver(answer(b"", "Set-Cookie: a=b; Path=/")) as receiver:
         for _ in range(2):
             await post(client, receiver.url(host="receiver.example"))
-    await client.close()
     assert ["cookie" in request.decode().lower() for request in receiver.requests] == [False, False]
 
 
@@ -100,8 +99,8 @@ async def test_a_closed_port_is_a_refused_connection(client: HttpClient) -> None
     assert exchange == Exchange(status=None, error=AttemptError.CONNECTION_REFUSED)
 
 
-async def test_a_host_that_does_not_answer_the_handshake_is_a_connect_timeout() -> None:
-    client = HttpClient(LOOPBACK, connect_timeout_s=0.2)
+async def test_a_host_that_does_not_answer_the_handshake_is_a_connect_timeout(opened: Open) -> None:
+    client = opened(connect_timeout_s=0.2)
     with socket.socket() as full:
         full.bind(("127.0.0.1", 0))
         full.listen(0)
@@ -114,7 +113,6 @@ async def test_a_host_that_does_not_answer_the_handshake_is_a_connect_timeout() 
         exchange = await post(client, f"http://127.0.0.1:{full.getsockname()[1]}/")
         for filler in fillers:
             filler.close()
-    await client.close()
     assert exchange.error is AttemptError.CONNECT_TIMEOUT
 
 

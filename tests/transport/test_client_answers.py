@@ -9,7 +9,7 @@ import pytest
 
 from dispatcher.rules.verdict import Exchange
 from dispatcher.states import AttemptError
-from dispatcher.transport.client import EXCERPT_LIMIT, HttpClient
+from dispatcher.transport.client import EXCERPT_LIMIT, HttpClient, Kind
 from tests.bad_receiver import BadReceiver, Misbehaviour
 from tests.transport.posting import LOOPBACK, post
 from tests.transport.raw_receiver import RawReceiver, answer
@@ -120,11 +120,11 @@ async def test_the_worst_answers_take_little_memory(client: HttpClient, bad_rece
     assert peak < 32 * 1024 * 1024
 
 
-def test_on_uvloop_each_misbehaviour_is_called_the_same() -> None:
+def test_on_uvloop_each_misbehaviour_is_called_the_same(kind: Kind) -> None:
     uvloop = pytest.importorskip("uvloop", reason="uvloop is not installed here")
 
     async def words() -> dict[Misbehaviour, tuple[int | None, AttemptError | None]]:
-        client = HttpClient(LOOPBACK, connect_timeout_s=5.0)
+        client = HttpClient(LOOPBACK, connect_timeout_s=5.0, kind=kind)
         try:
             async with BadReceiver() as receiver:
                 urls = [receiver.url(misbehaviour) for misbehaviour in Misbehaviour]

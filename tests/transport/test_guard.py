@@ -1,7 +1,7 @@
 """The egress guard at connect time: no socket is made to an address that is not allowed, whatever DNS says."""
 
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from ipaddress import ip_network
 from typing import Any
 
@@ -14,23 +14,18 @@ from dispatcher.transport.client import HttpClient, Request
 from dispatcher.transport.guard import Blocked, GuardedResolver, GuardedSockets
 from tests.receiver import Receiver
 from tests.transport.name_server import NameServer
-from tests.transport.posting import NOW
+from tests.transport.posting import NOW, Open
 
 PUBLIC = EgressRules(allow_http=True, allow_networks=())
 LOOPBACK = EgressRules(allow_http=True, allow_networks=(ip_network("127.0.0.0/8"),))
 
 
 @pytest.fixture
-async def client_with() -> AsyncIterator[Callable[..., HttpClient]]:
-    made: list[HttpClient] = []
-
+def client_with(opened: Open) -> Callable[..., HttpClient]:
     def make(rules: EgressRules, *answers: list[str]) -> HttpClient:
-        made.append(HttpClient(rules, connect_timeout_s=1.0, resolver=NameServer(*answers)))
-        return made[-1]
+        return opened(rules, connect_timeout_s=1.0, resolver=NameServer(*answers))
 
-    yield make
-    for client in made:
-        await client.close()
+    return make
 
 
 @pytest.fixture

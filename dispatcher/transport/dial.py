@@ -1,0 +1,152 @@
+"""Connections of the lean client: names are resolved and addresses vetted, sockets made, TLS shaken hands over."""
+
+import asyncio
+import socket
+import ssl
+from collections import deque
+from collections.abc import Callable
+from functools import cache
+from ipaddress import ip_address
+from typing import Any, TypeVar
+
+import aiohappyeyeballs
+from aiohttp.abc import AbstractResolver, ResolveResult
+from msgspec import Struct
+
+from dispatcher.rules.egress import EgressRules
+from dispatcher.states import AttemptError
+from dispatcher.transport.failures import Broken, unconnected
+from dispatcher.transport.guard import GuardedResolver, GuardedSockets
+
+#: An answer of the name servers is used for so long.
+NAMES_KEPT_S = 10.0
+#: So many answers are kept, more only while they are fresh.
+NAMES_KEPT = 1024
+#: The next address is tried after so long, beside the one that has not answered yet.
+NEXT_ADDRESS_S = 0.25
+
+_Address = tuple[int, int, int, str, tuple[str, int]]
+_Spoken = TypeVar("_Spoken", bound=asyncio.BaseProtocol)
+
+
+class Place(Struct, frozen=True, gc=False):
+    """Where a connection goes to; one that goes to the same place can be used again."""
+
+    host: str
+    port: int
+    tls: bool
+
+
+class Dialer:
+    """Opens connections to what the egress rules allow."""
+
+    def __init__(self, rules: EgressRules, resolver: AbstractResolver | None, *, timeout_s: float) -> None:
+        self._names = _Names(GuardedResolver(rules, resolver))
+        self._sockets = GuardedSockets(rules)
+        self._timeout_s = timeout_s
+
+    async def dial(self, place: Place, protocol: Callable[[], _Spoken]) -> _Spoken:
+        """A connection that is ready to be spoken over. Raises `Blocked`, `Broken`, and `OSError` for what this
+        machine has run out of.
+        """
+        loop = asyncio.get_running_loop()
+        addresses = await self._names.look_up(place.host, place.port)
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                made = await aiohappyeyeballs.start_connection(
+                    addresses,
+                    happy_eyeballs_delay=NEXT_ADDRESS_S,
+                    interleave=1,
+                    loop=loop,
+                    socket_factory=self._sockets,
+                )
+                if place.tls:
+                    # A name may end in a dot, which no certificate has.
+                    name = place.host.rstrip(".")
+                    _, spoken = await loop.create_connection(protocol, sock=made, ssl=_tls(), server_hostname=name)
+                else:
+                    _, spoken = await loop.create_connection(protocol, sock=made)
+        except TimeoutError as error:
+            raise Broken(AttemptError.CONNECT_TIMEOUT) from error
+        except (ssl.SSLError, ssl.CertificateError) as error:
+            raise Broken(AttemptError.TLS) from error
+        except OSError as error:
+            raise Broken(unconnected(error)) from error
+        return spoken
+
+    async def close(self) -> None:
+        """Stops asking for names."""
+        await self._names.close()
+
+
+class _Names:
+    """The name servers' answers, each asked for once at a time and kept a while."""
+
+    def __init__(self, resolver: AbstractResolver) -> None:
+        self._resolver = resolver
+        self._known: dict[tuple[str, int], tuple[float, deque[_Address]]] = {}
+        self._asking: dict[tuple[str, int], asyncio.Task[deque[_Address]]] = {}
+
+    async def look_up(self, host: str, port: int) -> list[_Address]:
+        """The name's addresses, another one first each time. Raises `Blocked`, and `Broken` for an unknown name."""
+        if _literal(host):
+            return [_address(host, port)]
+        key, now = (host, port), asyncio.get_running_loop().time()
+        until, addresses = self._known.get(key, (0.0, deque[_Address]()))
+        if until <= now:
+            asking = self._asking.get(key)
+            if asking is None:
+                asking = self._asking[key] = asyncio.create_task(self._ask(host, port))
+                asking.add_done_callback(lambda task: self._asked(key, task))
+            # Whoever stops waiting stops nobody else's lookup.
+            addresses = await asyncio.shield(asking)
+        addresses.rotate(-1)
+        return list(addresses)
+
+    async def close(self) -> None:
+        for asking in self._asking.values():
+            asking.cancel()
+        await self._resolver.close()
+
+    async def _ask(self, host: str, port: int) -> deque[_Address]:
+        try:
+            answer = await self._resolver.resolve(host, port)
+        except OSError as error:
+            raise Broken(AttemptError.DNS) from error
+        return deque(_entry(entry) for entry in answer)
+
+    def _asked(self, key: tuple[str, int], task: "asyncio.Task[deque[_Address]]") -> None:
+        del self._asking[key]
+        if task.cancelled() or task.exception() is not None:
+            return
+        now = asyncio.get_running_loop().time()
+        # The oldest answer is the first.
+        self._known.pop(key, None)
+        while len(self._known) >= NAMES_KEPT and self._known[oldest := next(iter(self._known))][0] <= now:
+            del self._known[oldest]
+        self._known[key] = now + NAMES_KEPT_S, task.result()
+
+
+@cache
+def _tls() -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+def _literal(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _address(host: str, port: int) -> _Address:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return family, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (host, port)
+
+
+def _entry(entry: ResolveResult) -> Any:
+    target = (entry["host"], entry["port"])
+    return entry["family"], socket.SOCK_STREAM, entry["proto"], "", target
