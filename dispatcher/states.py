@@ -27,7 +27,7 @@ class DeliveryState(StrEnum):
     DELIVERED = "delivered"
     #: Given up; there is a dead letter.
     DEAD = "dead"
-    #: A newer progress event, or the job's end, made it pointless.
+    #: Newer progress, its job's end or the next heartbeat made it pointless.
     SUPERSEDED = "superseded"
     #: Its endpoint was disabled or deleted, or an operator cancelled it.
     CANCELLED = "cancelled"

@@ -96,10 +96,10 @@ class Outpost:
     async def endpoint(
         self, url: str = "http://127.0.0.1:8000/", *, tenant: str = "default", secret: str | None = None, **fields: Any
     ) -> Registered:
-        """Registers an endpoint; `fields` are `NewEndpoint`'s."""
+        """Registers an endpoint; `fields` are `NewEndpoint`'s, its row a random one unless it is given."""
+        fields.setdefault("row_id", new_endpoint_row())
         chosen = Secret.parse(secret) if secret is not None else Secret.generate()
         new = NewEndpoint(
-            row_id=new_endpoint_row(),
             tenant=tenant,
             url=CallbackUrl.parse(url, self.deployment.egress),
             secret=chosen,
@@ -220,7 +220,7 @@ def finished(
         attempt=claimed.attempt,
         lane=claimed.lane,
         outcome=outcome,
-        reason=Reason.EXHAUSTED if outcome is Outcome.DEAD else None,
+        reason={Outcome.DEAD: Reason.EXHAUSTED, Outcome.DROPPED: Reason.SUPERSEDED}.get(outcome),
         error=error,
         status=status if status is not None else (200 if good else None if interrupted else 500),
         failures=claimed.failures + (not good and not interrupted),

@@ -38,16 +38,20 @@ def check_pattern(text: str) -> str:
 
 
 def patterns_for(event_type: str) -> tuple[str, ...]:
-    """Every pattern that matches the type, the widest first: `*`, `a.*`, `a.b.*`, `a.b.c` for `a.b.c`."""
+    """Every pattern that matches the type, the widest first: `*`, `a.*`, `a.b.*`, `a.b.c` for `a.b.c`.
+
+    `*` matches no types of the dispatcher's own: who did not ask for them should not be flooded.
+    """
     words = event_type.split(".")
     prefixes = (".".join(words[:count]) + ".*" for count in range(1, len(words)))
-    return ("*", *prefixes, event_type)
+    everything = () if event_type.startswith(RESERVED_PREFIX) else ("*",)
+    return (*everything, *prefixes, event_type)
 
 
 def matches(pattern: str, event_type: str) -> bool:
     """Whether an endpoint with this pattern is sent events of this type."""
     if pattern == "*":
-        return True
+        return not event_type.startswith(RESERVED_PREFIX)
     if pattern.endswith(".*"):
         return event_type.startswith(pattern[:-1])
     return pattern == event_type

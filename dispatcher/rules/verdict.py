@@ -3,6 +3,7 @@
 from enum import StrEnum
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from dispatcher.rules.retry import RetryPolicy
 from dispatcher.states import AttemptError, Reason
@@ -28,6 +29,8 @@ class Outcome(StrEnum):
     DEAD = "dead"
     #: Outcome unknown, due again at once, no retry used.
     INTERRUPTED = "interrupted"
+    #: Failed, and nothing is lost with it: the next of its kind takes its place.
+    DROPPED = "dropped"
 
 
 class Exchange(Struct, frozen=True, gc=False):
@@ -45,7 +48,7 @@ class Verdict(Struct, frozen=True, gc=False):
     """What follows from an exchange."""
 
     outcome: Outcome
-    #: Why it is dead.
+    #: Why it is dead, or dropped.
     reason: Reason | None
     #: Seconds until it is due again, where it is.
     delay_s: float | None
@@ -57,6 +60,10 @@ class Verdict(Struct, frozen=True, gc=False):
     disables: Reason | None
 
 
+#: What nearly every exchange comes to.
+_DELIVERED = Verdict(Outcome.DELIVERED, None, None, None, False, None)
+
+
 def judge(
     exchange: Exchange, *, failures: int, interruptions: int, policy: RetryPolicy, retry_after_max_s: float
 ) -> Verdict:
@@ -64,6 +71,8 @@ def judge(
 
     `failures`: those of this round before it; `interruptions`: those in a row just before it.
     """
+    if exchange.retry_after_s is None and _succeeded(exchange):
+        return _DELIVERED
     outcome, reason, delay_s = _outcome(exchange, failures, interruptions, policy)
     pause_s = None if exchange.retry_after_s is None else min(exchange.retry_after_s, retry_after_max_s)
     if outcome is Outcome.RETRY and delay_s is not None and pause_s is not None:
@@ -79,16 +88,27 @@ def judge(
     )
 
 
+def drop_failed(verdict: Verdict) -> Verdict:
+    """The verdict on what is sent once only: a failure of it drops it. What it says about its endpoint stands."""
+    if verdict.outcome not in (Outcome.RETRY, Outcome.DEAD):
+        return verdict
+    return replace(verdict, outcome=Outcome.DROPPED, reason=Reason.SUPERSEDED, delay_s=None)
+
+
 def refused_request(status: int | None) -> bool:
     """Whether a status says that the receiver refused the request itself, as it does with a wrong secret."""
     return status in _REFUSED_STATUSES
+
+
+def _succeeded(exchange: Exchange) -> bool:
+    return exchange.error is None and exchange.status is not None and 200 <= exchange.status < 300
 
 
 def _outcome(
     exchange: Exchange, failures: int, interruptions: int, policy: RetryPolicy
 ) -> tuple[Outcome, Reason | None, float | None]:
     status, error = exchange.status, exchange.error
-    if error is None and status is not None and 200 <= status < 300:
+    if _succeeded(exchange):
         return Outcome.DELIVERED, None, None
     if error is AttemptError.BLOCKED:
         return Outcome.DEAD, Reason.BLOCKED, None

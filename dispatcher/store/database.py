@@ -78,7 +78,7 @@ class Database:
         Waits some seconds for a database that restarts. A transaction is short; one that people ask for and that goes
         over as much as there is may last (not `limited`). Raises `StoreUnavailable`.
         """
-        async with self._lent(await self._connect(), limited=limited) as connection:
+        async with self._lent(await self.connect(), limited=limited) as connection:
             transaction = await connection.begin()
             if not limited and self.dialect == "postgresql":
                 await connection.execute(text(LIMIT_TRANSACTIONS.format(0, "true")))
@@ -89,7 +89,7 @@ class Database:
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:
         """A connection for reading only. Raises `StoreUnavailable`."""
-        async with self._lent(await self._connect(readonly=True)) as connection:
+        async with self._lent(await self.connect(readonly=True)) as connection:
             yield connection
 
     @asynccontextmanager
@@ -115,7 +115,8 @@ class Database:
                 raise _unavailable(error) from error
             raise
 
-    async def _connect(self, *, readonly: bool = False) -> AsyncConnection:
+    async def connect(self, *, readonly: bool = False) -> AsyncConnection:
+        """A connection of the pool; waits some seconds for a database that restarts. Raises `StoreUnavailable`."""
         engine = self.engine.execution_options(dispatcher_read_only=True) if readonly else self.engine
         try:
             async for attempt in AsyncRetrying(

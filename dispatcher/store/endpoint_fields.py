@@ -105,7 +105,8 @@ class EndpointFields(GivenFields):
 
     event_types: Patterns = Field(
         default=["*"],
-        description="Exact event types, or `prefix.*` for everything below a prefix; `*` is every type.",
+        description="Exact event types, or `prefix.*` for everything below a prefix; `*` is every type but the"
+        " dispatcher's own, which begin with `webhook.`.",
         examples=[["job.completed", "job.step.*"]],
     )
     description: Description | None = Field(default=None, description="A note for people, up to 500 characters.")
@@ -124,6 +125,11 @@ class EndpointFields(GivenFields):
         default=None,
         description="The least seconds between two `progress` deliveries of one job; the last one is always sent."
         " null: no limit.",
+    )
+    heartbeat_s: Annotated[float, Field(ge=10, le=30 * _DAY_S, allow_inf_nan=False)] | None = Field(
+        default=None,
+        description="After so many seconds (10 or more) without a delivery it is sent a signed `webhook.heartbeat`, so"
+        " that silence can be told from a failure. null: never.",
     )
     signature_header: Annotated[str, vetted(check_signature_header)] | None = Field(
         default=None,

@@ -48,6 +48,7 @@ class NewEndpoint:
     ordered: bool = True
     order_hold_s: float | None = ORDER_HOLD_S
     progress_interval_s: float | None = None
+    heartbeat_s: float | None = None
     signature_header: str | None = None
     signature_prefix: str = ""
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -118,6 +119,9 @@ def insert_endpoint(
             ordered=new.ordered,
             order_hold_s=new.order_hold_s,
             progress_interval_s=new.progress_interval_s,
+            heartbeat_s=new.heartbeat_s,
+            # Looked at soon, and put off to when it is really due.
+            heartbeat_due_at=None if new.heartbeat_s is None else now,
             signature_header=new.signature_header,
             signature_prefix=new.signature_prefix,
             headers_sealed=seal_headers(keyring, new.headers),

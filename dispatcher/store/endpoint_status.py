@@ -5,8 +5,11 @@ from datetime import datetime
 from sqlalchemy import delete, select, text, true, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from dispatcher.ids import Kind, public_id
+from dispatcher.rules.own_events import DISABLED_BY_ITSELF, endpoint_disabled
 from dispatcher.states import DeliveryState, EndpointStatus, Reason, read_word
 from dispatcher.store.database import Database
+from dispatcher.store.own_events import tell_of_disabled
 
 # Written as its partial index is declared: a parameter in place of a word would hide the index from the planner.
 _EXPIRED_CALLBACKS = "job_id IS NOT NULL AND disabled_reason = 'expired' AND deleted_at IS NULL"
@@ -15,10 +18,11 @@ _EXPIRED_CALLBACKS = "job_id IS NOT NULL AND disabled_reason = 'expired' AND del
 async def disable(connection: AsyncConnection, database: Database, endpoint_row: int, reason: Reason) -> bool:
     """enabled | paused → disabled: it matches nothing from now on. False when it was disabled or deleted already.
 
-    What waits for it is cancelled by `transitions.cancel_endpoint`, in batches.
+    Where nobody asked for it, the tenant's other endpoints that subscribe are told. What waits for it is cancelled by
+    `transitions.cancel_endpoint`, in batches.
     """
     e, s = database.tables.endpoints.c, database.tables.subscriptions.c
-    changed = await connection.execute(
+    disabled = await connection.execute(
         update(database.tables.endpoints)
         .where(e.row_id == endpoint_row, e.status != EndpointStatus.DISABLED, e.deleted_at.is_(None))
         .values(
@@ -27,10 +31,20 @@ async def disable(connection: AsyncConnection, database: Database, endpoint_row:
             version=e.version + 1,
             updated_at=database.now(),
         )
+        .returning(e.tenant, e.url_shown, e.job_id)
     )
-    if changed.rowcount == 0:
+    changed = disabled.one_or_none()
+    if changed is None:
         return False
     await connection.execute(delete(database.tables.subscriptions).where(s.endpoint_row == endpoint_row))
+    if reason in DISABLED_BY_ITSELF:
+        data = endpoint_disabled(
+            endpoint_id=public_id(Kind.ENDPOINT, endpoint_row),
+            url_shown=changed.url_shown,
+            job_id=changed.job_id,
+            reason=reason,
+        )
+        await tell_of_disabled(connection, database, changed.tenant, endpoint_row, data)
     return True
 
 

@@ -33,10 +33,12 @@ async def measure(connection: AsyncConnection, database: Database) -> Measured:
     tables = database.tables
     d = tables.deliveries
     pending = 0
-    for part in (_CLAIMABLE, _DUE_LATER, _BEHIND_ANOTHER):
+    for part in (_DUE_LATER, _BEHIND_ANOTHER):
         pending += (await connection.execute(select(func.count()).select_from(d).where(text(part)))).scalar_one()
+    claimable = select(func.count(), func.min(d.c.created_at)).select_from(d).where(text(_CLAIMABLE))
+    count, oldest = (await connection.execute(claimable)).one()
+    pending += count
     sending = (await connection.execute(select(func.count()).select_from(d).where(text(_SENDING)))).scalar_one()
-    oldest = (await connection.execute(select(func.min(d.c.created_at)).where(text(_CLAIMABLE)))).scalar_one()
     now = (await connection.execute(select(database.now()))).scalar_one()
     return Measured(
         deliveries={DeliveryState.PENDING.value: pending, DeliveryState.SENDING.value: sending},

@@ -5,15 +5,18 @@ by its own row in `dispatchers` and by the attempt's number: a change that finds
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from msgspec import Struct
 
 from dispatcher.rules.verdict import Outcome
 from dispatcher.settings import Settings
 from dispatcher.states import AttemptError, DeliveryState, Reason
+
+if TYPE_CHECKING:
+    from dispatcher.store.ingest import Group, Ingested, Straight
 
 _UNREACHED = frozenset(
     {AttemptError.CONNECTION_REFUSED, AttemptError.CONNECT_TIMEOUT, AttemptError.DNS, AttemptError.TLS}
@@ -29,11 +32,13 @@ _CONNECTED = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How much of a claim is held back; all of it for the whole deployment."""
+    """How much of a claim is held back; for the whole deployment, but for the slots of a process."""
 
     #: Attempts at once to one endpoint that says nothing else.
     per_endpoint: int
     per_destination: int
+    #: Attempts at once in one process.
+    per_process: int
     #: Of jobs' callbacks to a destination that never answered 2xx: attempts at once, and per second.
     per_unverified: int
     unverified_rate: float
@@ -44,6 +49,7 @@ class Limits:
         return cls(
             settings.max_in_flight_per_endpoint,
             settings.max_in_flight_per_destination,
+            settings.max_in_flight,
             settings.max_in_flight_per_unverified_destination,
             settings.unverified_rate,
         )
@@ -178,6 +184,10 @@ class FannedOut:
     #: The rows of the jobs whose events it numbered: what readers of those jobs wait for.
     jobs: frozenset[int] = frozenset()
     rejected: Sequence[Rejected] = ()
+    #: The events that left the queue.
+    rows: frozenset[int] = field(default=frozenset(), compare=False)
+    #: Another connection was fanning out, perhaps too early to see what is to be: look again in a moment.
+    contended: bool = False
 
 
 class Finished(Struct, frozen=True, gc=False):
@@ -230,6 +240,8 @@ class Finished(Struct, frozen=True, gc=False):
                 return DeliveryState.DELIVERED
             case Outcome.DEAD:
                 return DeliveryState.DEAD
+            case Outcome.DROPPED:
+                return DeliveryState.SUPERSEDED
             case Outcome.RETRY | Outcome.INTERRUPTED:
                 return DeliveryState.PENDING
 
@@ -330,6 +342,13 @@ class HotStore(Protocol):
         """sending → pending for attempts that were not begun after all; takes their number back.
 
         Progress whose job has settled, or that has a newer one, ends superseded.
+        """
+
+    async def ingest(self, groups: "Sequence[Group]", straight: "Straight | None") -> "Ingested":
+        """Stores each group of events all or none, all of them in one transaction; committed when it returns.
+
+        With `straight`, and where nothing is in the way, the same transaction fans out what waits and claims as `claim`
+        does, and no other dispatcher is told. What keeps it from that only leaves the events in the queue.
         """
 
     async def make_due(self, limit: int) -> tuple[int, float | None]:

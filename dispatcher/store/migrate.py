@@ -1,14 +1,15 @@
-"""The schema's life: up to the newest version, checked before work starts, and never over tables that aren't ours."""
+"""The schema's life: up to the newest version, checked before work starts, and never over tables that aren't ours.
 
+Alembic, ten megabytes, is loaded where there is something to migrate.
+"""
+
+import re
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, inspect, select, text
+from sqlalchemy import Connection, Text, inspect, select, table, text
+from sqlalchemy import column as sql_column
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from dispatcher.errors import SchemaError, StoreUnavailable
@@ -16,8 +17,13 @@ from dispatcher.store.database import Database
 from dispatcher.store.partitions import create_partitions
 from dispatcher.store.tables import Tables
 
+if TYPE_CHECKING:
+    from alembic.config import Config
+
 #: How long a migration waits for a table that somebody else has locked.
 LOCK_TIMEOUT = "5s"
+_REVISION = re.compile(r'^revision = "(\w+)"$', re.MULTILINE)
+_FOLLOWS = re.compile(r'^down_revision = "(\w+)"$', re.MULTILINE)
 #: How often a migration is tried that meets others at work.
 TRIES = 5
 
@@ -29,11 +35,19 @@ def scripts() -> Path:
     return inside if inside.is_dir() else package.parent / "migrations"
 
 
-def _config(**attributes: Any) -> Config:
+def _config(**attributes: Any) -> "Config":
+    from alembic.config import Config
+
     config = Config()
     config.set_main_option("script_location", str(scripts()).replace("%", "%%"))
     config.attributes.update(attributes)
     return config
+
+
+def _command(name: str, revision: str, **attributes: Any) -> None:
+    from alembic import command
+
+    getattr(command, name)(_config(**attributes), revision)
 
 
 def guard(connection: Connection, tables: Tables) -> None:
@@ -64,11 +78,12 @@ async def upgrade(database: Database, revision: str = "head") -> None:
             if database.tables.schema:
                 connection.execute(text(f'CREATE SCHEMA IF NOT EXISTS "{database.tables.schema}"'))
         guard(connection, database.tables)
-        config = _config(connection=connection, tables=database.tables)
-        if revision.startswith("-") or revision == "base":
-            command.downgrade(config, revision)
-        elif revision != "head" or _todo(connection, database.tables):
-            command.upgrade(config, revision)
+        if revision == "head" and not _todo(connection, database.tables):
+            pass
+        elif revision.startswith("-") or revision == "base":
+            _command("downgrade", revision, connection=connection, tables=database.tables)
+        else:
+            _command("upgrade", revision, connection=connection, tables=database.tables)
         if database.dialect == "postgresql" and revision == "head":
             create_partitions(connection, database.tables, database.clock.now().date())
 
@@ -102,6 +117,10 @@ async def pending(database: Database) -> list[str]:
 
 def _todo(connection: Connection, tables: Tables) -> list[str]:
     current = _current(connection, tables)
+    if current is not None and current == _newest():
+        return []
+    from alembic.script import ScriptDirectory
+
     known = list(ScriptDirectory(str(scripts())).walk_revisions())
     if current is not None and current not in {script.revision for script in known}:
         # A newer release's; its migrations are safe beside this one, unless they say that they are not.
@@ -126,7 +145,17 @@ async def check(database: Database) -> None:
 
 
 def _current(connection: Connection, tables: Tables) -> str | None:
-    context = MigrationContext.configure(
-        connection, opts={"version_table": tables.version_table, "version_table_schema": tables.schema}
-    )
-    return context.get_current_revision()
+    if not inspect(connection).has_table(tables.version_table, schema=tables.schema):
+        return None
+    versions = table(tables.version_table, sql_column("version_num", Text), schema=tables.schema)
+    current: str | None = connection.scalar(select(versions.c.version_num))
+    return current
+
+
+def _newest() -> str | None:
+    """The revision that no other one follows, as the files say; none where they say no single one."""
+    texts = [script.read_text() for script in (scripts() / "versions").glob("*.py")]
+    revisions = {revision for said in texts for revision in _REVISION.findall(said)}
+    followed = {revision for said in texts for revision in _FOLLOWS.findall(said)}
+    newest = revisions - followed
+    return newest.pop() if len(newest) == 1 else None

@@ -1,5 +1,6 @@
 """Retention: what has settled long ago goes, in small batches, oldest first; dead letters stay longer."""
 
+from collections.abc import Sequence
 from datetime import date, datetime
 
 from sqlalchemy import Connection, delete, exists, select, text
@@ -21,8 +22,7 @@ async def drop_events(connection: AsyncConnection, database: Database, before: d
     Keeps what still waits, and what a dead letter can redeliver. Looks at rows behind `after_row`; answers the last
     row that it looked at (0: there is nothing more).
     """
-    tables = database.tables
-    event, d, letters = tables.events.c, tables.deliveries.c, tables.dead_letters.c
+    event = database.tables.events.c
     looked_at = (
         await connection.execute(
             select(event.row_id, event.created_at).where(event.row_id > after_row).order_by(event.row_id).limit(BATCH)
@@ -31,19 +31,30 @@ async def drop_events(connection: AsyncConnection, database: Database, before: d
     old = [row.row_id for row in looked_at if row.created_at < before]
     if not old:
         return 0
+    await forget_events(connection, database, old)
+    return old[-1] if len(old) == len(looked_at) == BATCH else 0
+
+
+async def forget_events(connection: AsyncConnection, database: Database, event_rows: Sequence[int]) -> None:
+    """Deletes events with their deliveries, attempts and numbers.
+
+    Keeps what still waits, and what a dead letter can redeliver.
+    """
+    tables = database.tables
+    event, d, letters = tables.events.c, tables.deliveries.c, tables.dead_letters.c
     kept = set(
         (
             await connection.execute(
                 select(d.event_row)
-                .where(d.event_row.in_(old), d.state.in_(_LIVE))
+                .where(d.event_row.in_(event_rows), d.state.in_(_LIVE))
                 .union(
-                    select(letters.event_row).where(letters.event_row.in_(old)),
-                    select(tables.fanout_queue.c.event_row).where(tables.fanout_queue.c.event_row.in_(old)),
+                    select(letters.event_row).where(letters.event_row.in_(event_rows)),
+                    select(tables.fanout_queue.c.event_row).where(tables.fanout_queue.c.event_row.in_(event_rows)),
                 )
             )
         ).scalars()
     )
-    gone = [row for row in old if row not in kept]
+    gone = [row for row in event_rows if row not in kept]
     if gone:
         if database.dialect == "sqlite":
             rows = select(d.row_id).where(d.event_row.in_(gone))
@@ -53,7 +64,6 @@ async def drop_events(connection: AsyncConnection, database: Database, before: d
         rejected = tables.rejected_events
         await connection.execute(delete(rejected).where(rejected.c.event_row.in_(gone)))
         await connection.execute(delete(tables.events).where(event.row_id.in_(gone)))
-    return old[-1] if len(old) == len(looked_at) == BATCH else 0
 
 
 async def drop_dead_letters(connection: AsyncConnection, database: Database, before: datetime) -> int:

@@ -17,6 +17,13 @@ BACKOFF_LONGEST_S = 300.0
 #: An endpoint is disabled as `failing` after so many failures in a row and so long without a success.
 FAILING_AFTER = 20
 FAILING_AFTER_S = 5 * 86400.0
+#: An overload takes one from what an endpoint is sent at once, so many successes give one back: an endpoint that says
+#: when it is too much is sent about as much as it takes, and about one in so many attempts fails.
+SUCCESSES_FOR_ONE = 25
+#: How long it is left alone where even one at once is too much, though others went well, in seconds.
+BREATH_S = 1.0
+#: A success within so many seconds before says that it works, and has too much only.
+RECENTLY_S = 5.0
 
 
 @dataclass(slots=True)
@@ -30,10 +37,19 @@ class TargetTally:
     backoff_delivery: int | None = None
     backoff_several: bool = False
     pause_s: float | None = None
+    successes: int = 0
+    #: Answers that say "too much", successes after them or not.
+    overloads: int = 0
+
+    @property
+    def untold(self) -> int:
+        """Its successes, where they were not set off against overloads."""
+        return 0 if self.overloads else self.successes
 
     def well(self) -> None:
         """It did what it should."""
         self.succeeded = True
+        self.successes += 1
         self.failures = self.backoffs = 0
         self.backoff_delivery, self.backoff_several = None, False
 
@@ -76,6 +92,8 @@ class Tally:
                 entry.well()
             else:
                 entry.failed(finished.delivery_row, backs_off=finished.backs_off)
+                # Where nobody listens nothing is said about how much is too much.
+                entry.overloads += finished.backs_off and not finished.unreached
         return tally
 
     def _note_destination(self, finished: Finished) -> None:

@@ -93,6 +93,7 @@ async def put_back(
                     sequence=fact.sequence,
                     progress_of=fact.job_row if pair in candidates else None,
                     waiting=lane is not None,
+                    fresh=False,
                     created_at=now,
                     updated_at=now,
                 )
@@ -120,6 +121,7 @@ async def put_back(
                 superseded_by=None,
                 due_at=None,
                 waiting=d.lane.is_not(None),
+                fresh=False,
                 late=False,
                 hold_until=None,
                 replay=or_(d.attempts > 0, d.replay),

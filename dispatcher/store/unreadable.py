@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import case, func, insert, select, text, update
+from sqlalchemy import case, func, insert, literal_column, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.sql.elements import TextClause
 from sqlalchemy.sql.expression import ColumnElement
 
 from dispatcher.states import DeliveryState, Reason
 from dispatcher.store.database import Database
+from dispatcher.store.own_events import to_tell
 from dispatcher.store.tables.deliveries import UNKNOWN_STATE
 from dispatcher.store.transitions import lock_jobs, settle_lanes
 
@@ -92,6 +93,7 @@ async def bury(connection: AsyncConnection, database: Database, delivery_rows: S
     buried = ended.scalars().all()
     if not buried:
         return 0
+    dead, its = tables.name("deliveries"), tables.name("events")
     letter = select(
         d.row_id,
         d.event_row,
@@ -104,6 +106,7 @@ async def bury(connection: AsyncConnection, database: Database, delivery_rows: S
         d.last_status,
         d.last_error,
         now,
+        literal_column(to_tell(tables.name, f"{dead}.tenant", f"{dead}.endpoint_row", f"COALESCE({its}.type, '')")),
     ).select_from(tables.deliveries.outerjoin(tables.events, event.row_id == d.event_row))
     kept = tables.dead_letters.c
     columns: list[Any] = [column for column in kept if column is not kept.row_id and column is not kept.redelivered_at]

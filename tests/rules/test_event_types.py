@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from dispatcher.errors import InvalidField
 from dispatcher.rules.event_types import check_pattern, check_type, matches, patterns_for
 
-WORDS = st.sampled_from(["a", "b", "job", "A_1"])
+WORDS = st.sampled_from(["a", "b", "job", "A_1", "webhook"])
 TYPES = st.lists(WORDS, min_size=1, max_size=4).map(".".join)
 PATTERNS = st.just("*") | TYPES | TYPES.map(lambda prefix: f"{prefix}.*")
 
@@ -49,6 +49,7 @@ def test_illegal_patterns_are_refused_by_name(text: str) -> None:
 def test_the_patterns_for_a_type() -> None:
     assert patterns_for("a.b.c") == ("*", "a.*", "a.b.*", "a.b.c")
     assert patterns_for("a") == ("*", "a")
+    assert patterns_for("webhook.delivery_dead") == ("webhook.*", "webhook.delivery_dead")
 
 
 @pytest.mark.parametrize(
@@ -61,6 +62,9 @@ def test_the_patterns_for_a_type() -> None:
         ("job", "job.completed", False),
         ("job.completed", "JOB.completed", False),
         ("*", "anything.at.all", True),
+        ("*", "webhooks.at.all", True),
+        ("*", "webhook.delivery_dead", False),
+        ("webhook.*", "webhook.delivery_dead", True),
     ],
 )
 def test_a_prefix_matches_any_depth_below_and_not_itself(pattern: str, event_type: str, matched: bool) -> None:
@@ -69,4 +73,5 @@ def test_a_prefix_matches_any_depth_below_and_not_itself(pattern: str, event_typ
 
 @given(pattern=PATTERNS, event_type=TYPES)
 def test_the_list_of_patterns_and_the_match_agree(pattern: str, event_type: str) -> None:
-    assert matches(check_pattern(pattern), check_type(event_type)) == (pattern in patterns_for(event_type))
+    given_type = check_type(event_type, reserved=True)
+    assert matches(check_pattern(pattern), given_type) == (pattern in patterns_for(event_type))

@@ -1,11 +1,11 @@
 """The verdict table, row by row, and that every exchange has a legal verdict."""
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dispatcher.rules.retry import RetryPolicy
-from dispatcher.rules.verdict import Exchange, Outcome, Verdict, judge, refused_request
+from dispatcher.rules.verdict import Exchange, Outcome, Verdict, drop_failed, judge, refused_request
 from dispatcher.states import AttemptError, Reason
 
 POLICY = RetryPolicy((5.0, 300.0), jitter=0)
@@ -169,3 +169,31 @@ def test_every_error_has_a_verdict_without_and_with_each_status(error: AttemptEr
     outcomes = {judged(Exchange(status, error)).outcome for status in (None, *range(100, 600))}
 
     assert Outcome.DELIVERED not in outcomes
+
+
+@given(
+    status=st.none() | st.integers(100, 599),
+    failures=st.integers(0, 3),
+    interruptions=st.integers(0, 6),
+)
+@example(status=410, failures=0, interruptions=0)
+def test_what_is_sent_once_only_is_dropped_by_its_failure(
+    status: int | None, failures: int, interruptions: int
+) -> None:
+    well = status is not None and status // 100 == 2
+    error = None if well else AttemptError.INTERRUPTED if status is None else AttemptError.HTTP_STATUS
+    before = judge(
+        Exchange(status, error),
+        failures=failures,
+        interruptions=interruptions,
+        policy=RetryPolicy((5.0,), 0.0),
+        retry_after_max_s=DAY_S,
+    )
+    after = drop_failed(before)
+    assert after.outcome in (Outcome.DELIVERED, Outcome.INTERRUPTED, Outcome.DROPPED)
+    assert (after.reason is Reason.SUPERSEDED) == (after.outcome is Outcome.DROPPED)
+    assert (after.backs_off, after.pause_endpoint_s, after.disables) == (
+        before.backs_off,
+        before.pause_endpoint_s,
+        before.disables,
+    )

@@ -13,6 +13,7 @@ from dispatcher.rules.verdict import Outcome
 from dispatcher.states import DeliveryState
 from dispatcher.store import job_callbacks
 from dispatcher.store.hot import Claimed, HotStore, Orphan
+from dispatcher.store.postgres import marks
 from tests.clock import FakeClock
 from tests.outpost import Outpost, Registered, finished
 
@@ -155,6 +156,18 @@ async def test_whatever_meets_nothing_is_stuck_and_the_last_progress_is_sent(
     rows = await outpost.deliveries()
     live = [row for row in rows if row.state in (DeliveryState.PENDING, DeliveryState.SENDING)]
     assert not live
+    await _check_superseding(outpost, rows)
+    await _check_ends(outpost, world, rows)
+
+
+async def test_nothing_is_stuck_where_most_looks_go_from_marks(
+    postgres_outpost: Outpost, clock: FakeClock, marked_looks: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(marks, "REST", 50)
+    outpost = postgres_outpost
+    world = await _play(outpost, clock, 7, people=True)
+    rows = await outpost.deliveries()
+    assert not [row for row in rows if row.state in (DeliveryState.PENDING, DeliveryState.SENDING)]
     await _check_superseding(outpost, rows)
     await _check_ends(outpost, world, rows)
 

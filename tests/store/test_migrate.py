@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, inspect, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.schema import CreateTable
@@ -128,6 +129,12 @@ async def _comparable(database: Database) -> list[str]:
         else:
             kept.append(re.sub(r"\s+", " ", line))
     return sorted(kept)
+
+
+def test_the_newest_migration_is_known_without_alembic(tmp_path: Path) -> None:
+    assert migrate._newest() == ScriptDirectory(str(migrate.scripts())).get_current_head()
+    with newer_release(tmp_path):
+        assert migrate._newest() == ScriptDirectory(str(migrate.scripts())).get_current_head() == "0002"
 
 
 def test_every_declared_table_compiles_on_both_databases() -> None:

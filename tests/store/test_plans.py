@@ -191,6 +191,63 @@ async def test_on_postgresql_no_hot_statement_reads_a_whole_table(postgres_outpo
         assert await _whole_tables_read(postgres_outpost, store) == before
 
 
+async def _fill_many(outpost: Outpost, endpoint_row: int, many: int) -> None:
+    """The same history as `_fill`, made by the server."""
+    numbers = "FROM generate_series(1, :many) AS n"
+    for statement in (
+        f"INSERT INTO events (type, data, job_id) SELECT 'old', '{{}}', 'j' || n {numbers}",
+        "TRUNCATE fanout_queue",
+        f"INSERT INTO jobs (tenant, job_id, last_sequence) SELECT 'default', 'j' || n, 1 {numbers}",
+        (
+            f"INSERT INTO job_events (job_row, sequence, event_row, kind)"
+            f" SELECT n, 1, n, CASE WHEN n % 2 = 0 THEN 'progress' END {numbers}"
+        ),
+        (
+            f"INSERT INTO deliveries (event_row, endpoint_row, tenant, state, lane, sequence, progress_of,"
+            f" attempted_at, attempts) SELECT n, :endpoint, 'default', 'delivered', n, 1,"
+            f" CASE WHEN n % 2 = 0 THEN n END, CASE WHEN n % 2 = 0 THEN now() END, 1 {numbers}"
+        ),
+        (
+            f"INSERT INTO attempts (delivery_row, number, started_at, duration_ms, status)"
+            f" SELECT n, 1, now(), 1.0, 200 {numbers}"
+        ),
+    ):
+        given = {name: value for name, value in (("many", many), ("endpoint", endpoint_row)) if f":{name}" in statement}
+        async with outpost.database.begin() as connection:
+            await connection.execute(text(statement), given)
+    async with outpost.database.engine.connect() as connection:
+        autocommit = await connection.execution_options(isolation_level="AUTOCOMMIT")
+        await autocommit.execute(text("VACUUM ANALYZE"))
+
+
+@pytest.mark.parametrize(
+    "many", [10_000, pytest.param(1_000_000, marks=[pytest.mark.campaign, pytest.mark.timeout(900)])]
+)
+async def test_on_postgresql_the_hot_statements_read_what_is_live_whatever_lies_behind_them(
+    postgres_outpost: Outpost, clock: FakeClock, many: int
+) -> None:
+    outpost = postgres_outpost
+    endpoint = await outpost.endpoint(max_in_flight=5, progress_interval_s=1.0)
+    await _fill_many(outpost, endpoint.row, many)
+    async with outpost.store() as store:
+        whole, entries = await _whole_tables_read(outpost, store), await _entries_read(outpost, store)
+        await _work(outpost, store, clock)
+        assert await _whole_tables_read(outpost, store) == whole
+        read = {index: now - entries.get(index, 0) for index, now in (await _entries_read(outpost, store)).items()}
+    # Some fifty statements over a dozen rows each.
+    assert all(count < 2000 for count in read.values()), read
+    assert read["ix_deliveries_claim"] > 0
+    assert read["ix_deliveries_sending"] > 0
+
+
+async def _entries_read(outpost: Outpost, store: HotStore) -> dict[str, int]:
+    for role in [role for role in vars(store).values() if isinstance(role, Role)]:
+        await role.run(lambda driver: driver.execute("SELECT pg_stat_force_next_flush()"))
+    async with outpost.database.read() as connection:
+        rows = await connection.execute(text("SELECT indexrelname, idx_tup_read FROM pg_stat_user_indexes"))
+        return {row[0]: row[1] for row in rows}
+
+
 @pytest.mark.parametrize("due_in_s", [-3600.0, 3600.0], ids=["overdue", "due later"])
 async def test_on_postgresql_a_batch_of_retries_reads_little_more_than_itself_of_many_without_statistics(
     postgres_url: str, due_in_s: float
@@ -229,6 +286,31 @@ async def test_on_postgresql_heads_that_hold_their_lanes_are_not_read_before_the
         before = await _read_of(outpost, store, "ix_deliveries_hold")
         assert await store.pass_lanes(100) == 0
         assert await _read_of(outpost, store, "ix_deliveries_hold") == before
+    await outpost.close()
+
+
+async def test_on_postgresql_a_claim_does_not_walk_through_what_its_endpoint_was_sent_before(postgres_url: str) -> None:
+    outpost = Outpost(postgres_url, SystemClock())
+    endpoint = await outpost.endpoint(max_in_flight=1000)
+    async with outpost.database.begin() as connection:
+        await connection.execute(
+            text(
+                "INSERT INTO deliveries (event_row, endpoint_row, tenant, state, fresh)"
+                " SELECT n, :endpoint, 'default', CASE WHEN n <= :history THEN 'delivered' ELSE 'pending' END,"
+                " n % 2 = 0 FROM generate_series(1, 4 * :history) AS n"
+            ),
+            {"endpoint": endpoint.row, "history": HISTORY},
+        )
+    async with outpost.database.engine.connect() as connection:
+        autocommit = await connection.execution_options(isolation_level="AUTOCOMMIT")
+        await autocommit.execute(text("ANALYZE"))
+    async with outpost.store() as store:
+        before = [await _read_of(outpost, store, index) for index in ("pk_deliveries", "ix_deliveries_claim")]
+        assert len((await store.claim(100)).deliveries) == 100
+        after = [await _read_of(outpost, store, index) for index in ("pk_deliveries", "ix_deliveries_claim")]
+        # The rows that it takes, and no more of the fresh ones and of the others than that.
+        assert after[0] - before[0] < 400
+        assert after[1] - before[1] < 400
     await outpost.close()
 
 

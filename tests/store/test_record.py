@@ -68,6 +68,23 @@ async def test_a_death_makes_a_dead_letter_that_says_why(outpost: Outpost, store
     assert letter.redelivered_at is None
 
 
+async def test_what_is_dropped_ends_superseded_without_a_dead_letter(
+    outpost: Outpost, store: HotStore, clock: FakeClock
+) -> None:
+    endpoint = await outpost.endpoint()
+    await outpost.publish("job.step", "job.step", job_id="job_1")
+    await store.fan_out(10)
+    (claimed,) = (await store.claim(10)).deliveries
+    recorded = await store.record([finished(claimed, Outcome.DROPPED, at=clock.now())])
+    assert set(recorded.superseded) == {claimed.delivery_row}
+    assert recorded.freed
+    row, following = await outpost.deliveries()
+    assert (row.state, row.reason, row.due_at) == (DeliveryState.SUPERSEDED, Reason.SUPERSEDED, None)
+    assert (following.state, following.waiting) == (DeliveryState.PENDING, False)
+    assert not await outpost.letters()
+    assert (await outpost.endpoint_now(endpoint)).failures_in_row == 1
+
+
 @pytest.mark.parametrize("outcome", list(Outcome))
 async def test_an_outcome_that_comes_after_its_lease_was_lost_changes_nothing(
     outpost: Outpost, store: HotStore, clock: FakeClock, outcome: Outcome

@@ -76,16 +76,24 @@ async def committed(driver: Driver, work: Callable[[Driver], Awaitable[T]]) -> T
 class Role:
     """One kept connection, used by one caller at a time; replaced when it breaks. `setup` prepares each.
 
-    A caller waits `patience_s` at most: as long as the server may take for a transaction, unless it is given.
+    A caller waits `patience_s` at most: as long as the server may take for a transaction, unless it is given. Who
+    `awaits_restart` waits some seconds for a server that is about to come back, where others are told at once.
     """
 
     def __init__(
-        self, database: Database, *, statement_timeout_s: float, patience_s: float | None = None, setup: str = ""
+        self,
+        database: Database,
+        *,
+        statement_timeout_s: float,
+        patience_s: float | None = None,
+        setup: str = "",
+        awaits_restart: bool = False,
     ) -> None:
         self._database = database
         self._statement_timeout_s = statement_timeout_s
         self._patience_s = patience_s or statement_timeout_s * TRANSACTION_STATEMENTS
         self._setup = setup
+        self._awaits_restart = awaits_restart
         self._connection: AsyncConnection | None = None
         self._driver: Driver = None
         self._lock = asyncio.Lock()
@@ -96,6 +104,9 @@ class Role:
             try:
                 # The server's own limit is shorter; this one is for a network that swallows everything.
                 async with asyncio.timeout(self._patience_s):
+                    if self._driver is not None and self._driver.is_closed():
+                        # Since its last use: nothing was asked of it that could be lost.
+                        await self.discard()
                     driver = self._driver or await self._open()
                     return await work(driver)
             except (*OUTAGES, DBAPIError) as error:
@@ -127,7 +138,7 @@ class Role:
         return await self.run(in_transaction)
 
     async def _open(self) -> Driver:
-        connection = await self._database.engine.connect()
+        connection = await (self._database.connect() if self._awaits_restart else self._database.engine.connect())
         self._connection = connection
         driver = await driver_of(connection)
         milliseconds = int(self._statement_timeout_s * 1000)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import lru_cache
+from time import monotonic
 from typing import Any
 
 import asyncpg
@@ -16,6 +17,7 @@ from dispatcher.states import EventKind
 from dispatcher.store.hot import NO_EVENT, FannedOut, Rejected
 from dispatcher.store.job_callbacks import after_end
 from dispatcher.store.postgres.connection import COLLISIONS, OUTAGES, Driver, committed
+from dispatcher.store.postgres.marks import CameBack, Looks, Marks
 from dispatcher.store.postgres.progress import due_as_head
 from dispatcher.store.postgres.record import Record
 from dispatcher.store.tables import Tables
@@ -25,6 +27,10 @@ LONGEST_PAYLOAD = 7900
 
 #: What no event brings about: a table or column is not what it was. Then none is taken out of the queue.
 _NOT_THE_EVENTS = (asyncpg.SyntaxOrAccessError, asyncpg.FeatureNotSupportedError)
+
+#: How long a producer's transaction may take to be seen in turn where the queue is looked at from marks, in seconds:
+#: an event's row has its number before its transaction commits.
+LATE_S = 1.0
 
 _patterns = lru_cache(maxsize=4096)(patterns_for)
 
@@ -36,6 +42,14 @@ class FanOut:
         self._kinds = kinds
         self._record = record
         self._last_tenant = ""
+        self._looks = Looks()
+        self._marks: Marks[str] = Marks()
+        self._marked_at = 0.0
+        # By tenant the last event taken: by the transaction that is under way, lately, and before that.
+        self._taken: dict[str, int] = {}
+        self._lately: dict[str, int] = {}
+        self._before: dict[str, int] = {}
+        self._came_back: CameBack = ()
         name = tables.name
         now = "COALESCE($9, clock_timestamp())"
         # What was flagged is looked at by a later transaction, under the same lock: this statement's snapshot is older
@@ -46,31 +60,51 @@ class FanOut:
         """
         # Tenants take turns: each gets an equal share of the batch, found by skipping from tenant to tenant; where they
         # are more than it holds, those come first that the last one ended before.
+        # Between the marked tenants it looks from each to the next, at a marked one from its mark on.
         self._take = f"""
-            WITH RECURSIVE tenants AS (
-                (SELECT tenant FROM {name("fanout_queue")} ORDER BY tenant LIMIT 1)
+            WITH RECURSIVE marked AS MATERIALIZED (
+                SELECT COALESCE(array_agg(tenant ORDER BY tenant), '{{}}') AS tenants,
+                       COALESCE(array_agg(event_row ORDER BY tenant), '{{}}') AS rows
+                FROM unnest($3::text[], $4::bigint[]) AS m(tenant, event_row)
+            ),
+            tenants AS (
+                SELECT '' AS tenant, 1 AS mark, NULL::bigint AS first
                 UNION ALL
-                SELECT (SELECT q.tenant FROM {name("fanout_queue")} q WHERE q.tenant > t.tenant
-                        ORDER BY q.tenant LIMIT 1)
-                FROM tenants t WHERE t.tenant IS NOT NULL
+                SELECT next.* FROM tenants t CROSS JOIN marked m CROSS JOIN LATERAL (
+                    (SELECT q.tenant, t.mark, q.event_row FROM {name("fanout_queue")} q
+                     WHERE t.mark > cardinality(m.tenants) AND q.tenant > t.tenant
+                     ORDER BY q.tenant, q.event_row LIMIT 1)
+                    UNION ALL
+                    (SELECT q.tenant, t.mark, q.event_row FROM {name("fanout_queue")} q
+                     WHERE t.mark <= cardinality(m.tenants) AND q.tenant > t.tenant AND q.tenant < m.tenants[t.mark]
+                     ORDER BY q.tenant, q.event_row LIMIT 1)
+                    UNION ALL
+                    (SELECT m.tenants[t.mark], t.mark + 1, (
+                        SELECT q.event_row FROM {name("fanout_queue")} q
+                        WHERE q.tenant = m.tenants[t.mark] AND q.event_row >= m.rows[t.mark]
+                        ORDER BY q.event_row LIMIT 1)
+                     WHERE t.mark <= cardinality(m.tenants))
+                    LIMIT 1
+                ) next
             ),
             counted AS MATERIALIZED (
-                SELECT tenant, count(*) OVER () AS n, row_number() OVER (ORDER BY tenant <= $2, tenant) AS turn
-                FROM tenants WHERE tenant IS NOT NULL
+                SELECT tenant, first, count(*) OVER () AS n, row_number() OVER (ORDER BY tenant <= $2, tenant) AS turn
+                FROM tenants WHERE first IS NOT NULL
             ),
             batch AS MATERIALIZED (
                 SELECT c.tenant, c.turn, q.event_row
                 FROM (SELECT * FROM counted ORDER BY turn LIMIT $1) c CROSS JOIN LATERAL (
                     SELECT event_row FROM {name("fanout_queue")} q WHERE q.tenant = c.tenant
-                    ORDER BY event_row LIMIT greatest(1, $1 / c.n)
+                      AND q.event_row >= c.first ORDER BY event_row LIMIT greatest(1, $1 / c.n)
                 ) q
             ),
             taken AS (
                 DELETE FROM {name("fanout_queue")} q USING batch b
                 WHERE q.tenant = b.tenant AND q.event_row = b.event_row
-                RETURNING q.event_row, b.turn, q.tenant
+                RETURNING q.event_row, b.turn, q.tenant, clock_timestamp() AS found_at
             )
-            SELECT taken.event_row, e.tenant, e.type, e.job_id, e.kind, taken.turn, taken.tenant, e.row_id IS NULL
+            SELECT taken.event_row, e.tenant, e.type, e.job_id, e.kind, taken.turn, taken.tenant, e.row_id IS NULL,
+                   extract(epoch FROM taken.found_at - statement_timestamp())::float8
             FROM taken LEFT JOIN {name("events")} e ON e.row_id = taken.event_row ORDER BY taken.event_row
         """
         self._reject = f"""
@@ -184,24 +218,26 @@ class FanOut:
         """One batch, inside the caller's transaction."""
         [(locked, catch_up)] = await driver.fetch(self._lock)
         if not locked:
-            return FannedOut(0, 0)
-        taken = await driver.fetch(self._take, limit, self._last_tenant)
+            return FannedOut(0, 0, contended=True)
+        taken = await self._taken_by(driver, limit)
         if not taken:
             return FannedOut(0, 0, catch_up=catch_up)
         self._last_tenant = max((row[5], row[6]) for row in taken)[1]
         gone = [Rejected(row[0], NO_EVENT) for row in taken if row[7]]
         done = await self._fan_out(driver, taken, now) if len(gone) < len(taken) else FannedOut(0, 0)
         if gone:
-            done = replace(done, events=len(taken), rejected=gone)
-        return replace(done, catch_up=True) if catch_up else done
+            done = replace(done, events=len(taken), rejected=tuple(gone))
+        return replace(done, catch_up=catch_up, rows=frozenset(row[0] for row in taken))
 
     async def run_one(self, driver: Driver, now: datetime | None) -> FannedOut:
         """The event whose turn it is, alone; rejected where it cannot be fanned out."""
         [(locked, _)] = await driver.fetch(self._lock)
-        taken = await driver.fetch(self._take, 1, self._last_tenant) if locked else ()
+        if not locked:
+            return FannedOut(0, 0, contended=True)
+        taken = await self._taken_by(driver, 1)
         if not taken:
             return FannedOut(0, 0)
-        [(event_row, *_, tenant, gone)] = taken
+        [(event_row, *_, tenant, gone, _)] = taken
         self._last_tenant = tenant
         if gone:
             return FannedOut(1, 0, rejected=(Rejected(event_row, NO_EVENT),))
@@ -216,6 +252,36 @@ class FanOut:
         await driver.execute(self._reject, event_row, reason, now)
         return FannedOut(1, 0, rejected=(Rejected(event_row, reason),))
 
+    def committed(self) -> CameBack:
+        """The transaction of the last `run` or `run_one` has committed; answers what it lets be claimed again."""
+        for tenant, event_row in self._taken.items():
+            self._lately[tenant] = max(event_row, self._lately.get(tenant, event_row))
+        now = monotonic()
+        if now >= self._marked_at + LATE_S:
+            # What was taken just now sets no mark: who got an earlier number may still have to commit.
+            self._marks.begin((tenant, event_row + 1) for tenant, event_row in self._before.items())
+            self._before, self._lately, self._marked_at = self._lately, {}, now
+        came_back, self._taken, self._came_back = self._came_back, {}, ()
+        return came_back
+
+    async def _taken_by(self, driver: Driver, limit: int) -> Sequence[Any]:
+        self._taken, self._came_back = {}, ()
+        in_full = self._looks.in_full()
+        marks = [] if in_full else self._marks.behind("")
+        began_at = monotonic()
+        taken: Sequence[Any] = await driver.fetch(
+            self._take,
+            limit,
+            self._last_tenant,
+            [tenant for tenant, _ in marks],
+            [row for _, row in marks],
+        )
+        if in_full:
+            self._looks.took(min((row[8] for row in taken), default=monotonic() - began_at))
+        self._looks.left(len(taken))
+        self._taken = {row[6]: row[0] for row in taken}
+        return taken
+
     async def _lift_and_fan_out(self, driver: Driver, taken: Sequence[Any], now: datetime | None) -> FannedOut:
         await driver.execute(self._lift_counter, taken[0][0])
         return await self._fan_out(driver, taken, now)
@@ -223,7 +289,7 @@ class FanOut:
     async def _fan_out(self, driver: Driver, taken: Sequence[Any], now: datetime | None) -> FannedOut:
         events = [
             Queued(row, tenant, type_, job_id, self._kinds.of(type_, kind, job_id))
-            for row, tenant, type_, job_id, kind, _, _, gone in taken
+            for row, tenant, type_, job_id, kind, _, _, gone, _ in taken
             if not gone
         ]
         numbered, settled_by = await self._number_jobs(driver, events, now)
@@ -257,7 +323,9 @@ class FanOut:
             [newer.sequence for newer in found],
         )
         if lanes:
-            _, later = await self._record.free_heads(driver, list(zip(lanes, endpoints, strict=True)), now)
+            self._came_back, later = await self._record.free_heads(
+                driver, list(zip(lanes, endpoints, strict=True)), now
+            )
             held = held or later
         return FannedOut(len(events), deliveries, superseded=count, held=held, jobs=jobs)
 

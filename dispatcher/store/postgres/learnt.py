@@ -8,8 +8,11 @@ from dispatcher.store.tally import (
     BACKOFF_AFTER,
     BACKOFF_FIRST_S,
     BACKOFF_LONGEST_S,
+    BREATH_S,
     FAILING_AFTER,
     FAILING_AFTER_S,
+    RECENTLY_S,
+    SUCCESSES_FOR_ONE,
     TargetTally,
 )
 
@@ -18,29 +21,50 @@ NOW = "COALESCE($1, clock_timestamp())"
 
 
 class Learnt:
-    """The statements for endpoints, or for destinations, which have the same columns."""
+    """The statements for endpoints, or for destinations, which have the same columns.
 
-    def __init__(self, table: str, key: str) -> None:
+    `cap`: what is at most sent at once to the one of `s`, in SQL, where it is learnt how much of that it takes.
+    """
+
+    def __init__(self, table: str, key: str, cap: str | None = None) -> None:
         self._table = table
         self._key = key
+        self._cap = cap
         self._lock = f"SELECT FROM {table} WHERE {key} = ANY($1) ORDER BY {key} FOR NO KEY UPDATE"
-        self._well = self.healthy("= ANY($2::bigint[])")
+        self._well = self.healthy("SELECT * FROM unnest($2::bigint[], $3::int[]) AS well(target_row, successes)")
         self._ill = _troubled(table, key)
+        self._overloaded = f"""
+            UPDATE {table} s
+            SET takes = GREATEST(1, LEAST({cap}, CASE WHEN s.paused_until > {NOW} THEN NULL ELSE s.ramp END, s.takes)
+                                    - r.overloads
+                                    + r.successes::float8 / {SUCCESSES_FOR_ONE}),
+                paused_until = CASE
+                    WHEN s.takes - r.overloads < 1
+                         AND (r.successes > 0 OR s.last_success_at > {NOW} - {RECENTLY_S} * interval '1 second')
+                    THEN GREATEST(s.paused_until, {NOW} + {BREATH_S} * interval '1 second')
+                    ELSE s.paused_until END
+            FROM unnest($2::bigint[], $3::int[], $4::int[]) AS r(row_id, overloads, successes)
+            WHERE s.{key} = r.row_id
+        """
 
-    def healthy(self, rows: str) -> str:
-        """The statement that forgets the failures of what does well again; `rows` says which, in SQL."""
+    def healthy(self, well: str) -> str:
+        """The statement that forgets the failures of what does well again; `well`: `target_row` and `successes`."""
+        # Up to what it may be sent at most: then nothing is learnt of it any more.
+        more = f"s.takes + held.successes::float8 / {SUCCESSES_FOR_ONE}"
+        takes = f", takes = CASE WHEN s.takes IS NOT NULL AND {more} < {self._cap} THEN {more} END" if self._cap else ""
         # In one order, as everybody locks these rows who locks several: nobody waits for somebody who waits for them.
         return f"""
             UPDATE {self._table} s
             SET failures_in_row = 0, backoff_failures = 0, backoff_delivery = NULL, backoff_several = false,
                 first_failure_at = NULL, last_success_at = {NOW},
-                ramp = CASE WHEN s.ramp * 2 < 64 THEN s.ramp * 2 END
+                ramp = CASE WHEN s.ramp * 2 < 64 THEN s.ramp * 2 END{takes}
             FROM (
-                SELECT k.{self._key} AS target_row FROM {self._table} k
-                WHERE k.{self._key} {rows}
-                  AND (k.failures_in_row > 0 OR k.backoff_failures > 0 OR k.ramp IS NOT NULL
-                       OR k.last_success_at IS NULL OR k.last_success_at < {NOW} - interval '1 minute')
-                ORDER BY k.{self._key} FOR NO KEY UPDATE
+                SELECT k.{self._key} AS target_row, well.successes
+                FROM ({well}) well JOIN {self._table} k ON k.{self._key} = well.target_row
+                WHERE k.failures_in_row > 0 OR k.backoff_failures > 0 OR k.ramp IS NOT NULL
+                      OR k.last_success_at IS NULL OR k.last_success_at < {NOW} - interval '1 minute'
+                      {"OR k.takes IS NOT NULL" if self._cap else ""}
+                ORDER BY k.{self._key} FOR NO KEY UPDATE OF k
             ) held
             WHERE s.{self._key} = held.target_row
         """
@@ -51,12 +75,15 @@ class Learnt:
 
     async def note(self, driver: Driver, entries: Mapping[int, TargetTally], now: datetime | None) -> list[int]:
         """Updates what is known; answers those that failed for so long that an endpoint is to be disabled."""
-        well = [row for row, entry in entries.items() if not entry.failures and entry.pause_s is None]
+        well = [(row, e.untold) for row, e in entries.items() if not e.failures and e.pause_s is None]
         ill = [(row, entry) for row, entry in entries.items() if entry.failures or entry.pause_s is not None]
-        if ill:
+        overloaded = [(row, e.overloads, e.successes) for row, e in entries.items() if e.overloads and self._cap]
+        if ill or overloaded:
             await self.lock(driver, entries)
+        if overloaded:
+            await driver.execute(self._overloaded, now, *(list(column) for column in zip(*overloaded, strict=True)))
         if well:
-            await driver.execute(self._well, now, well)
+            await driver.execute(self._well, now, [row for row, _ in well], [untold for _, untold in well])
         if not ill:
             return []
         rows = await driver.fetch(

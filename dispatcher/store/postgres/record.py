@@ -5,18 +5,23 @@ from datetime import datetime
 
 from dispatcher.rules.verdict import Outcome
 from dispatcher.states import DeliveryState
-from dispatcher.store.hot import Finished, Recorded
+from dispatcher.store.hot import Finished, Limits, Recorded
+from dispatcher.store.own_events import to_tell
 from dispatcher.store.postgres.connection import Driver
 from dispatcher.store.postgres.learnt import NOW, Learnt
+from dispatcher.store.postgres.marks import CameBack
 from dispatcher.store.postgres.progress import due_as_head, took_its_place
 from dispatcher.store.tables import Tables
 from dispatcher.store.tally import Tally
 
 
 class Record:
-    """The statements of the record, for one set of tables."""
+    """The statements of the record, for one set of tables.
 
-    def __init__(self, tables: Tables) -> None:
+    What they let be claimed (again) the claim is to be told of when it is committed, so they answer with it.
+    """
+
+    def __init__(self, tables: Tables, limits: Limits) -> None:
         name = tables.name
         now = NOW
         fence = (
@@ -27,12 +32,15 @@ class Record:
         # In the order in which fan-out numbers them, which knows them by name: or each would wait for the other.
         in_order = "ORDER BY tenant, job_id FOR NO KEY UPDATE"
         self._lock_jobs = f"SELECT FROM {name('jobs')} WHERE row_id = ANY($1) {in_order}"
-        self._endpoints = Learnt(name("endpoint_state"), "endpoint_row")
+        cap = f"(SELECT max_in_flight FROM {name('endpoints')} e WHERE e.row_id = s.endpoint_row)"
+        self._endpoints = Learnt(name("endpoint_state"), "endpoint_row", f"COALESCE({cap}, {limits.per_endpoint})")
         self._destinations = Learnt(home, "row_id")
         self._verify = f"UPDATE {home} SET verified_at = {now} WHERE row_id = ANY($2) AND verified_at IS NULL"
         delivered = _delivered(tables, fence, now)
         self._delivered = f"{delivered} SELECT row_id FROM done"
-        healthy = self._endpoints.healthy("IN (SELECT endpoint_row FROM done)")
+        healthy = self._endpoints.healthy(
+            "SELECT endpoint_row AS target_row, count(*) AS successes FROM done GROUP BY endpoint_row"
+        )
         all_delivered = f"{delivered}, healthy AS ({healthy})"
         self._all_delivered = f"{all_delivered} SELECT row_id FROM done"
         # With lanes, too, one round trip. Its statements have a snapshot each, and those behind the lock must see
@@ -41,13 +49,16 @@ class Record:
             CREATE OR REPLACE FUNCTION pg_temp.dispatcher_record_delivered(
                 at_time timestamptz, row_ids bigint[], numbers int[], dispatcher_rows bigint[], statuses int[],
                 started timestamptz[], durations float8[], excerpts text[], lanes bigint[], endpoint_rows bigint[],
-                OUT recorded bigint[], OUT freed bigint, OUT held boolean)
+                OUT recorded bigint[], OUT freed_at bigint[], OUT freed_fresh boolean[], OUT freed bigint[],
+                OUT held boolean)
             LANGUAGE plpgsql AS $body$
             BEGIN
                 PERFORM FROM {name("jobs")} WHERE row_id = ANY(lanes) {in_order};
                 {all_delivered} SELECT COALESCE(array_agg(row_id), '{{}}') INTO recorded FROM done;
                 WITH heads AS ({_free_heads(tables, "$9", "$10", now)})
-                SELECT count(*), COALESCE(bool_or(later), false) INTO freed, held FROM heads;
+                SELECT COALESCE(array_agg(endpoint_row), '{{}}'), COALESCE(array_agg(fresh), '{{}}'),
+                       COALESCE(array_agg(row_id), '{{}}'), COALESCE(bool_or(later), false)
+                INTO freed_at, freed_fresh, freed, held FROM heads;
             END $body$
         """
         self._delivered_in_lanes = (
@@ -88,10 +99,11 @@ class Record:
                                       THEN COALESCE(d.hold_until, {now} + r.hold_s * interval '1 second')
                                       ELSE d.hold_until END,
                     dispatcher_row = NULL, failures = r.failures, interruptions = r.interruptions,
+                    fresh = d.fresh AND r.failures = 0,
                     last_status = r.status, last_error = r.error, updated_at = {now}
                 FROM verdict r WHERE {fence}
                 RETURNING d.row_id, d.event_row, d.endpoint_row, d.tenant, d.state, d.reason, d.attempts, d.last_status,
-                          d.last_error
+                          d.last_error, d.due_at, d.fresh
             ),
             logged AS (
                 INSERT INTO {name("attempts")}
@@ -101,13 +113,14 @@ class Record:
             ),
             buried AS (
                 INSERT INTO {name("dead_letters")} (delivery_row, event_row, endpoint_row, tenant, type, job_id, reason,
-                                                    attempts, last_status, last_error, created_at)
+                                                    attempts, last_status, last_error, created_at, untold)
                 SELECT done.row_id, done.event_row, done.endpoint_row, done.tenant, COALESCE(e.type, ''), e.job_id,
                        done.reason,
-                       done.attempts, done.last_status, done.last_error, {now}
+                       done.attempts, done.last_status, done.last_error, {now},
+                       {to_tell(name, "done.tenant", "done.endpoint_row", "COALESCE(e.type, '')")}
                 FROM done LEFT JOIN {name("events")} e ON e.row_id = done.event_row WHERE done.state = 'dead'
             )
-            SELECT row_id, state FROM done
+            SELECT row_id, state, state = 'pending' AND due_at IS NULL, endpoint_row, fresh FROM done
         """
         self._free_heads = _free_heads(tables, "$1", "$2", "COALESCE($3, clock_timestamp())")
         self._hold_back = f"""
@@ -118,19 +131,22 @@ class Record:
             )
         """
 
-    async def all_delivered(self, driver: Driver, batch: Sequence[Finished], now: datetime | None) -> Recorded:
+    async def all_delivered(
+        self, driver: Driver, batch: Sequence[Finished], now: datetime | None
+    ) -> tuple[Recorded, CameBack]:
         """One batch that is `all_well`, in one statement and round trip."""
         in_lane = [finished for finished in batch if finished.lane is not None]
         if not in_lane:
             done = {row[0] for row in await driver.fetch(self._all_delivered, now, *_common(batch))}
-            return Recorded(_lost(batch, done), freed=False)
+            return Recorded(_lost(batch, done), freed=False), ()
         lanes, endpoint_rows = [finished.lane for finished in in_lane], [finished.endpoint_row for finished in in_lane]
-        recorded, freed, held = await driver.fetchrow(
+        recorded, freed_at, freed_fresh, freed, held = await driver.fetchrow(
             self._delivered_in_lanes, now, *_common(batch), lanes, endpoint_rows
         )
-        return Recorded(_lost(batch, set(recorded)), freed=freed > 0, held=held)
+        came_back = list(zip(zip(freed_at, freed_fresh, strict=True), freed, strict=True))
+        return Recorded(_lost(batch, set(recorded)), freed=bool(freed), held=held), came_back
 
-    async def run(self, driver: Driver, batch: Sequence[Finished], now: datetime | None) -> Recorded:
+    async def run(self, driver: Driver, batch: Sequence[Finished], now: datetime | None) -> tuple[Recorded, CameBack]:
         """One batch, inside the caller's transaction."""
         lanes = {finished.lane for finished in batch if finished.lane is not None}
         # A failure asks whether its progress was superseded, which fan-out does under the same lock.
@@ -141,6 +157,7 @@ class Record:
         bad = [finished for finished in batch if finished.outcome is not Outcome.DELIVERED]
         done: set[int] = set()
         superseded: frozenset[int] = frozenset()
+        at_once: CameBack = ()
         if good:
             done.update(row[0] for row in await driver.fetch(self._delivered, now, *_common(good)))
         if bad:
@@ -156,12 +173,13 @@ class Record:
                 [finished.delay_s for finished in bad],
                 [finished.hold_s for finished in bad],
             )
-            done.update(row for row, _ in ended)
-            superseded = frozenset(row for row, state in ended if state == DeliveryState.SUPERSEDED)
+            done.update(row for row, *_ in ended)
+            superseded = frozenset(row for row, state, *_ in ended if state == DeliveryState.SUPERSEDED)
+            at_once = [((endpoint_row, fresh), row) for row, _, goes, endpoint_row, fresh in ended if goes]
         kept = [finished for finished in batch if finished.delivery_row in done]
-        freed, held = await self.settle_lanes(driver, kept, now) if lanes else (False, False)
+        freed, held = await self.settle_lanes(driver, kept, now) if lanes else ((), False)
         failing = await self._tally(driver, kept, now)
-        return Recorded(_lost(batch, done), freed, failing, superseded, held)
+        return Recorded(_lost(batch, done), bool(freed), failing, superseded, held), [*freed, *at_once]
 
     async def lock_jobs(self, driver: Driver, jobs: Iterable[int]) -> None:
         """Takes the lanes of these jobs: fan-out holds the same rows while it decides who waits behind whom."""
@@ -169,21 +187,23 @@ class Record:
 
     async def free_heads(
         self, driver: Driver, lanes: Sequence[tuple[int, int]], now: datetime | None
-    ) -> tuple[bool, bool]:
-        """Lets the heads of these lanes go; whether one had been waiting, and whether one is due later only."""
+    ) -> tuple[CameBack, bool]:
+        """Lets the heads of these lanes go; which had been waiting, and whether one is due later only."""
         freed = await driver.fetch(self._free_heads, [lane for lane, _ in lanes], [row for _, row in lanes], now)
-        return bool(freed), any(later for (later,) in freed)
+        return [((row[0], row[1]), row[2]) for row in freed], any(row[3] for row in freed)
 
     async def hold_back(self, driver: Driver, rows: Sequence[int]) -> None:
         """Lets what came back to its lane wait if a redelivery went before it meanwhile."""
         if rows:
             await driver.execute(self._hold_back, rows)
 
-    async def settle_lanes(self, driver: Driver, batch: Sequence[Finished], now: datetime | None) -> tuple[bool, bool]:
+    async def settle_lanes(
+        self, driver: Driver, batch: Sequence[Finished], now: datetime | None
+    ) -> tuple[CameBack, bool]:
         """Lets the heads of the batch's lanes go as `free_heads` does, and holds back what is no head any more."""
         in_lane = [finished for finished in batch if finished.lane is not None]
         if not in_lane:
-            return False, False
+            return (), False
         await self.hold_back(driver, [finished.delivery_row for finished in in_lane if finished.state == "pending"])
         return await self.free_heads(
             driver, [(finished.lane, finished.endpoint_row) for finished in batch if finished.lane is not None], now
@@ -244,7 +264,7 @@ def _free_heads(tables: Tables, lanes: str, endpoint_rows: str, now: str) -> str
               AND h.lane IS NOT NULL AND h.state IN ('pending', 'sending') AND NOT h.late ORDER BY h.sequence LIMIT 1
         ) head
         WHERE d.row_id = head.row_id AND d.waiting
-        RETURNING d.due_at IS NOT NULL AS later
+        RETURNING d.endpoint_row, d.fresh, d.row_id, d.due_at IS NOT NULL AS later
     """
 
 

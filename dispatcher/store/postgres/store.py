@@ -1,11 +1,14 @@
 """The hot store on PostgreSQL: which connection does what, and the statements that need no module of their own."""
 
 from collections.abc import Callable, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 
+import asyncpg
+
+from dispatcher.logs import logger
 from dispatcher.rules.kinds import EventKinds
 from dispatcher.settings import Settings
-from dispatcher.store.database import Database
+from dispatcher.store.database import COLD_LIMIT_S, Database
 from dispatcher.store.hot import (
     LONGER_THAN_ANY_ATTEMPT_S,
     Claimed,
@@ -17,12 +20,19 @@ from dispatcher.store.hot import (
     Recorded,
     statement_limit_s,
 )
+from dispatcher.store.ingest import STRAIGHT_BEHIND, Apart, Group, Held, Ingested, Straight, independent
 from dispatcher.store.postgres.claim import Claim
-from dispatcher.store.postgres.connection import Driver, Role
+from dispatcher.store.postgres.connection import OUTAGES, Driver, Role, committed
 from dispatcher.store.postgres.fan_out import FanOut
+from dispatcher.store.postgres.ingest import LOCK_MS, REFUSALS, Ingest
+from dispatcher.store.postgres.looking import UNSEEN_S
+from dispatcher.store.postgres.marks import CameBack, Looks
 from dispatcher.store.postgres.progress import took_its_place
 from dispatcher.store.postgres.record import Record, all_well
 from dispatcher.store.postgres.wakeup import listen
+from dispatcher.store.tables import QUIET
+
+log = logger("dispatcher.ingest")
 
 #: The least time that a heartbeat is waited for, its connection's set-up included, in seconds.
 SHORTEST_HEARTBEAT_S = 1.0
@@ -30,6 +40,19 @@ SHORTEST_HEARTBEAT_S = 1.0
 #: Where statistics are missing or old, the planner takes what is due for a few rows, and would read and sort all of
 #: them for each batch, instead of taking the first of an index.
 _IN_ORDER = "SET enable_bitmapscan = off"
+
+#: How long what is stored may wait for a lock on its way straight to the sender; then it is only stored.
+_STRAIGHT_LOCK_MS = 100
+#: What keeps it from going straight and says nothing about it: it is stored by itself.
+_IN_THE_WAY = (
+    Apart,
+    Held,
+    *REFUSALS,
+    asyncpg.LockNotAvailableError,
+    asyncpg.DeadlockDetectedError,
+    asyncpg.SerializationError,
+    asyncpg.QueryCanceledError,
+)
 
 
 class PostgresStore:
@@ -46,11 +69,33 @@ class PostgresStore:
         # Given up early enough for another try on a new connection before the lease has ended.
         patience_s = max(SHORTEST_HEARTBEAT_S, settings.lease.total_seconds() / 3)
         self._leasing = Role(database, statement_timeout_s=timeout_s, patience_s=min(patience_s, timeout_s))
-        self._record = Record(tables)
+        limits = Limits.of(settings)
+        self._record = Record(tables, limits)
         self._fan_out = FanOut(tables, EventKinds(settings.event_kinds), self._record)
-        self._claim = Claim(tables, Limits.of(settings), source=settings.source)
+        self._claim = Claim(tables, limits, source=settings.source)
+        self._looks_for_due = Looks()
+        self._due_since: datetime | None = None
         self._claiming = Role(database, statement_timeout_s=timeout_s, setup=self._claim.setup)
         self._recording = Role(database, statement_timeout_s=timeout_s, setup=self._record.setup)
+        # Two connections: what goes straight to the sender tells nobody and waits for nobody.
+        self._ingest = Ingest(tables)
+        self._ingesting = Role(
+            database,
+            statement_timeout_s=timeout_s,
+            patience_s=COLD_LIMIT_S,
+            awaits_restart=True,
+            setup=f"SET lock_timeout = {LOCK_MS}",
+        )
+        self._straight_fan_out = FanOut(tables, EventKinds(settings.event_kinds), self._record)
+        self._straight_claim = Claim(tables, limits, source=settings.source)
+        self._going_straight = Role(
+            database,
+            statement_timeout_s=timeout_s,
+            patience_s=COLD_LIMIT_S,
+            awaits_restart=True,
+            setup=f"SET lock_timeout = {_STRAIGHT_LOCK_MS}; SET {QUIET} = on; {self._straight_claim.setup}",
+        )
+        self._tell_others = f"SELECT pg_notify('{tables.channel}', '')"
         self._row = 0
         now = "COALESCE($1, clock_timestamp())"
         self._enrol = (
@@ -71,7 +116,7 @@ class PostgresStore:
         """
         self._claimed = f"{sending} AND d.dispatcher_row = $1"
         self._orphans = f"""
-            {sending} AND (
+            {sending} AND d.updated_at >= COALESCE(to_timestamp($3::float8), '-infinity') AND (
                 NOT EXISTS (
                     SELECT FROM {name("dispatchers")} o WHERE o.row_id = d.dispatcher_row AND o.leased_until > {now}
                 )
@@ -90,18 +135,23 @@ class PostgresStore:
                 JOIN {name("deliveries")} c ON c.row_id = r.row_id
             ) r
             WHERE d.row_id = r.row_id AND d.state = 'sending' AND d.attempts = r.attempt AND d.dispatcher_row = $4
+            RETURNING d.endpoint_row, d.fresh, d.row_id
         """
         self._make_due = f"""
             UPDATE {name("deliveries")} d SET due_at = NULL
             WHERE d.row_id = ANY(ARRAY(
                 SELECT row_id FROM {name("deliveries")}
                 WHERE state = 'pending' AND due_at IS NOT NULL AND due_at <= (SELECT {now})
+                  AND due_at >= COALESCE($3::timestamptz, '-infinity')
                 ORDER BY due_at LIMIT $2 FOR NO KEY UPDATE SKIP LOCKED
-            ))
+            )) RETURNING endpoint_row, fresh, row_id
         """
         self._next_due = f"""
-            SELECT extract(epoch FROM min(due_at) - {now})::float8 FROM {name("deliveries")}
-            WHERE state = 'pending' AND due_at IS NOT NULL
+            SELECT extract(epoch FROM due_at - {now})::float8, {now} - interval '{UNSEEN_S} s',
+                   extract(epoch FROM clock_timestamp() - statement_timestamp())::float8
+            FROM (SELECT min(due_at) AS due_at FROM {name("deliveries")}
+                  WHERE state = 'pending' AND due_at IS NOT NULL AND due_at >= COALESCE($2::timestamptz, '-infinity')
+                  OFFSET 0) AS next
         """
         self._passable = f"""
             SELECT d.row_id, d.lane, d.endpoint_row FROM {name("deliveries")} d
@@ -115,7 +165,7 @@ class PostgresStore:
         """
         self._pass = f"""
             UPDATE {name("deliveries")} SET late = true, waiting = false
-            WHERE row_id = ANY($1) AND state = 'pending' AND NOT late RETURNING lane, endpoint_row
+            WHERE row_id = ANY($1) AND state = 'pending' AND NOT late RETURNING lane, endpoint_row, fresh, row_id
         """
         self._busy = f"UPDATE {name('wakeup')} SET busy_until = clock_timestamp() + $1"
 
@@ -146,25 +196,84 @@ class PostgresStore:
     async def fan_out(self, limit: int) -> FannedOut:
         now = self._database.literal_now()
 
-        return await self._fanning.transact(lambda driver: self._fan_out.run(driver, limit, now))
+        fanned_out = await self._fanning.transact(lambda driver: self._fan_out.run(driver, limit, now))
+        self._came_back(self._fan_out.committed())
+        return fanned_out
 
     async def fan_out_one(self) -> FannedOut:
         now = self._database.literal_now()
 
-        return await self._fanning.transact(lambda driver: self._fan_out.run_one(driver, now))
+        fanned_out = await self._fanning.transact(lambda driver: self._fan_out.run_one(driver, now))
+        self._came_back(self._fan_out.committed())
+        return fanned_out
 
     async def claim(self, limit: int, ended: Sequence[tuple[int, int]] = ()) -> ClaimedBatch:
         now = self._database.literal_now()
 
         return await self._claiming.run(lambda driver: self._claim.run(driver, limit, self._row, now, ended))
 
+    async def ingest(self, groups: Sequence[Group], straight: Straight | None) -> Ingested:
+        if straight is not None and (done := await self._store_and_claim(groups, straight)) is not None:
+            return done
+        now = self._database.literal_now()
+        try:
+            found, new = await self._ingesting.transact(
+                lambda driver: self._ingest.together(driver, groups, now), one_statement=independent(groups)
+            )
+        except (Apart, Held, *REFUSALS) as error:
+            if isinstance(error, Held) and len(groups) == 1:
+                raise
+            found, new = await self._ingesting.transact(lambda driver: self._ingest.apart(driver, groups, now))
+        return Ingested(found, new)
+
+    async def _store_and_claim(self, groups: Sequence[Group], straight: Straight) -> Ingested | None:
+        """All in one transaction; null, and nothing is stored, where that did not come about."""
+        now = self._database.literal_now()
+
+        async def work(driver: Driver) -> Ingested:
+            found, new = await self._ingest.together(driver, groups, now)
+            if not new:
+                return Ingested(found, new)
+            fanned = await self._straight_fan_out.run(driver, len(new) + STRAIGHT_BEHIND, now)
+            if not fanned.deliveries:
+                return Ingested(found, new, fanned)
+            claimed = await self._straight_claim.run(driver, straight.most, self._row, now, straight.ended)
+            if len(claimed.deliveries) >= straight.most:
+                # There may be more than this process has room for, and nobody else has heard of them.
+                await driver.execute(self._tell_others)
+            return Ingested(found, new, fanned, claimed)
+
+        async def unless_in_the_way(driver: Driver) -> Ingested | None:
+            try:
+                return await committed(driver, work)
+            except _IN_THE_WAY:
+                return None
+            except OUTAGES:
+                raise
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is looked for where it is no publisher's
+                log.warning("ingest.not_straight", error=type(error).__name__)
+                return None
+
+        done = await self._going_straight.run(unless_in_the_way)
+        if done is not None:
+            self._came_back(self._straight_fan_out.committed())
+        return done
+
+    def _came_back(self, rows: CameBack) -> None:
+        """What was committed lets these be claimed (again)."""
+        for claim in (self._claim, self._straight_claim):
+            claim.marks.came_back(rows)
+
     async def record(self, batch: Sequence[Finished]) -> Recorded:
         now = self._database.literal_now()
         if all_well(batch):
-            return await self._recording.transact(
+            recorded, came_back = await self._recording.transact(
                 lambda driver: self._record.all_delivered(driver, batch, now), one_statement=True
             )
-        return await self._recording.transact(lambda driver: self._record.run(driver, batch, now))
+        else:
+            recorded, came_back = await self._recording.transact(lambda driver: self._record.run(driver, batch, now))
+        self._came_back(came_back)
+        return recorded
 
     async def release(self, batch: Sequence[Claimed]) -> None:
         now = self._database.literal_now()
@@ -172,42 +281,57 @@ class PostgresStore:
         in_lane = [(claimed.lane, claimed.endpoint_row) for claimed in batch if claimed.lane is not None]
         jobs = {lane for lane, _ in in_lane} | {c.progress_of for c in batch if c.progress_of is not None}
 
-        async def work(driver: Driver) -> None:
+        async def work(driver: Driver) -> CameBack:
             await self._record.lock_jobs(driver, jobs)
-            await driver.execute(self._release, now, rows, attempts, self._row)
+            released = await driver.fetch(self._release, now, rows, attempts, self._row)
             await self._record.hold_back(
                 driver, [claimed.delivery_row for claimed in batch if claimed.lane is not None]
             )
-            await self._record.free_heads(driver, in_lane, now)
+            freed, _ = await self._record.free_heads(driver, in_lane, now)
+            return [*freed, *(((row[0], row[1]), row[2]) for row in released)]
 
-        await self._recording.transact(work)
+        self._came_back(await self._recording.transact(work))
 
     async def make_due(self, limit: int) -> tuple[int, float | None]:
         now = self._database.literal_now()
 
         async def work(driver: Driver) -> tuple[int, float | None]:
-            made = await driver.execute(self._make_due, now, limit)
-            return int(made.rsplit(" ", 1)[1]), await driver.fetchval(self._next_due, now)
+            in_full = self._looks_for_due.in_full()
+            since = None if in_full else self._due_since
+            made = await driver.fetch(self._make_due, now, limit, since)
+            # One statement, and so committed.
+            self._came_back([((row[0], row[1]), row[2]) for row in made])
+            next_s, seen_to, looked_s = await driver.fetchrow(self._next_due, now, since)
+            if in_full:
+                self._looks_for_due.took(looked_s)
+            self._looks_for_due.left(len(made))
+            if len(made) < limit:
+                self._due_since = seen_to
+            return len(made), next_s
 
         return await self._housekeeping.run(work)
 
     async def pass_lanes(self, limit: int) -> int:
         now = self._database.literal_now()
 
-        async def work(driver: Driver) -> int:
+        async def work(driver: Driver) -> tuple[int, CameBack]:
             passable = await driver.fetch(self._passable, now, limit)
             if not passable:
-                return 0
+                return 0, ()
             await self._record.lock_jobs(driver, {row[1] for row in passable})
             passed = await driver.fetch(self._pass, [row[0] for row in passable])
-            await self._record.free_heads(driver, [(row[0], row[1]) for row in passed], now)
-            return len(passed)
+            freed, _ = await self._record.free_heads(driver, [(row[0], row[1]) for row in passed], now)
+            return len(passed), [*freed, *(((row[1], row[2]), row[3]) for row in passed)]
 
-        return await self._housekeeping.transact(work)
+        passed, came_back = await self._housekeeping.transact(work)
+        self._came_back(came_back)
+        return passed
 
     async def orphans(self, limit: int) -> Sequence[Orphan]:
         now = self._database.literal_now()
-        rows = await self._housekeeping.run(lambda driver: driver.fetch(self._orphans, now, limit))
+        # An orphan is in flight, so that the claim, which looks in full now and then, has seen it.
+        since = None if self._claim.looks.in_full() else self._claim.flight_since
+        rows = await self._housekeeping.run(lambda driver: driver.fetch(self._orphans, now, limit, since))
         return [Orphan(*row) for row in rows]
 
     async def claimed(self) -> Sequence[Orphan]:
@@ -221,5 +345,13 @@ class PostgresStore:
         await listen(self._database, self._database.tables.channel, lambda _: wake())
 
     async def close(self) -> None:
-        for role in (self._fanning, self._claiming, self._recording, self._housekeeping, self._leasing):
+        for role in (
+            self._fanning,
+            self._claiming,
+            self._recording,
+            self._housekeeping,
+            self._leasing,
+            self._ingesting,
+            self._going_straight,
+        ):
             await role.discard()

@@ -1,15 +1,15 @@
 """The claim on SQLite: the same choice as on PostgreSQL, made endpoint by endpoint in one write transaction."""
 
-import math
 import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from dispatcher.rules.bodies import frozen_profile
+from dispatcher.rules.sharing import dice, guaranteed_again, in_turn, spin
 from dispatcher.store.columns import from_microseconds
-from dispatcher.store.hot import CLOCK_SLACK_S, Claimed, ClaimedBatch, Limits
+from dispatcher.store.hot import Claimed, ClaimedBatch, Limits
 from dispatcher.store.sqlite.connection import Connection, as_json
+from dispatcher.store.sqlite.room import Guests, Open
 from dispatcher.store.sqlite_engine import is_outage
 from dispatcher.store.tables import Tables
 
@@ -25,6 +25,7 @@ class Claim:
         self._limits = limits
         self._source = source
         self._cursor = -1
+        self._claims = 0
         claimable = "d.state = 'pending' AND d.due_at IS NULL AND NOT d.waiting"
         self._any = f"SELECT EXISTS (SELECT 1 FROM {name('deliveries')} d WHERE {claimable})"
         self._scan = f"""
@@ -40,7 +41,9 @@ class Claim:
                               e.status = 'enabled' AND e.deleted_at IS NULL
                               AND (s.paused_until IS NULL OR s.paused_until <= ?2)
                               AND (home.paused_until IS NULL OR home.paused_until <= ?2),
-                              e.version, e.profile, e.destination_row, e.max_in_flight, s.ramp, e.rate_limit, s.tokens,
+                              e.version, e.profile, e.destination_row, e.tenant,
+                              e.max_in_flight, s.ramp, s.takes,
+                              e.rate_limit, s.tokens,
                               s.tokens_at, CASE
                                   WHEN home.verified_at IS NULL OR home.ramp IS NOT NULL OR home.failures_in_row > 0
                                   THEN json_array(e.job_id IS NOT NULL AND home.verified_at IS NULL, home.ramp,
@@ -52,8 +55,8 @@ class Claim:
             WHERE h.endpoint_row IS NOT NULL
         """
         self._flight = f"""
-            SELECT json_array(d.endpoint_row, e.destination_row, count(*), e.job_id IS NOT NULL) AS j
-            FROM {name("deliveries")} d
+            SELECT json_array(d.endpoint_row, e.destination_row, e.tenant, count(*), e.job_id IS NOT NULL) AS j
+            FROM {name("deliveries")} d INDEXED BY "ix_{tables.prefix}deliveries_sending"
             LEFT JOIN {name("endpoints")} e ON e.row_id = d.endpoint_row
             WHERE d.state = 'sending' AND (d.row_id, d.attempts) NOT IN (
                 SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?))
@@ -62,11 +65,11 @@ class Claim:
         self._candidates = f"""
             SELECT json_array(d.row_id, d.lane, d.sequence) AS j
             FROM {name("deliveries")} d INDEXED BY "ix_{tables.prefix}deliveries_claim"
-            WHERE d.endpoint_row = ? AND {claimable}
+            WHERE d.endpoint_row = ?1 AND d.fresh = ?2 AND {claimable}
               AND (d.lane IS NULL OR NOT EXISTS (
                   SELECT 1 FROM {name("deliveries")} busy WHERE busy.lane = d.lane
                   AND busy.endpoint_row = d.endpoint_row AND busy.state = 'sending'))
-            ORDER BY d.row_id LIMIT ?
+            ORDER BY d.row_id LIMIT ?3
         """
         self._spend = f"UPDATE {name('endpoint_state')} SET tokens = ?, tokens_at = ? WHERE endpoint_row = ?"
         self._spend_as_guest = f"UPDATE {name('destinations')} SET tokens = ?, tokens_at = ? WHERE row_id = ?"
@@ -120,53 +123,72 @@ class Claim:
         unseen = self._cursor != -1
         if not endpoints:
             return ClaimedBatch((), limited=unseen, homeless=homeless)
+        self._claims += 1
         in_flight: dict[int, int] = {}
-        crowd: dict[int, int] = {}
-        guests = _Guests(self._limits, now)
-        for endpoint_row, destination, count, callback in connection.rows(self._flight, (as_json(ended),)):
+        crowd: Counter[int] = Counter()
+        held: Counter[str] = Counter()
+        guests = Guests(self._limits, now)
+        for endpoint_row, destination, tenant, count, callback in connection.rows(self._flight, (as_json(ended),)):
             in_flight[endpoint_row] = count
-            crowd[destination] = crowd.get(destination, 0) + count
+            crowd[destination] += count
+            held[tenant] += count
             if callback:
                 guests.present(destination, count)
-        share = max(1, -(-limit // len(endpoints)))
-        picked: list[list[Any]] = []
-        for endpoint_row, _, _, version, profile, destination, cap, ramp, rate, tokens, tokens_at, home in endpoints:
-            room = (self._limits.per_endpoint if cap is None else cap) - in_flight.get(endpoint_row, 0)
-            if ramp is not None:
-                room = min(room, ramp - in_flight.get(endpoint_row, 0))
-            most_here, guest = self._limits.per_destination, False
-            if home is not None:
-                guest, slow_start, *bucket = home
-                most_here = most_here if slow_start is None else min(most_here, slow_start)
-                if guest:
-                    room = min(room, guests.room(destination, bucket))
-            room = min(room, share, limit - len(picked), most_here - crowd.get(destination, 0))
-            available = _tokens(rate, tokens, tokens_at, now)
-            if available is not None:
-                room = min(room, math.floor(available))
-            if room <= 0:
-                continue
-            lanes: dict[Any, list[Any]] = {}
-            for candidate in connection.rows(self._candidates, (endpoint_row, room)):
-                row_id, lane, sequence = candidate
-                key = ("alone", row_id) if lane is None else lane
-                if key not in lanes or sequence < lanes[key][2]:
-                    lanes[key] = candidate
-            profile = frozen_profile(profile, self._source)
-            picked += [[candidate[0], version, profile, destination, home is not None] for candidate in lanes.values()]
-            crowd[destination] = crowd.get(destination, 0) + len(lanes)
-            if guest:
-                guests.take(destination, len(lanes))
-            if available is not None and lanes:
-                connection.run(self._spend, (available - len(lanes), now, endpoint_row))
-        if not picked:
+        # One process dispatches here, so whatever is in flight is in its slots.
+        free = self._limits.per_process - held.total()
+        throw = dice(self._claims)
+        open_: list[Open] = []
+        for row in endpoints:
+            one = Open(row, in_flight.get(row[0], 0), self._limits, limit, self._source, now)
+            one.room = min(one.room, one.most_at_destination - crowd[one.destination])
+            if one.guest:
+                one.room = min(one.room, guests.room(one))
+            if one.room > 0:
+                open_.append(one)
+        share = max(1, -(-limit // max(1, len(open_))))
+        for one in open_:
+            one.room = min(one.room, share)
+        # Each of them gives one at least, so no more of them are looked at than may go.
+        asked = in_turn(
+            ((one.tenant, one.in_flight + 1, one.row ^ spin(throw), one) for one in open_),
+            held,
+            free=free,
+            slots=self._limits.per_process,
+            most=limit,
+        )
+        candidates = [candidate for one in asked for candidate in self._heads(connection, one, throw)]
+        candidates.sort(key=lambda candidate: (candidate[0].guest, candidate[1], candidate[2]))
+        left: list[tuple[str, int, int, tuple[Open, int]]] = []
+        for one, place, delivery_row in candidates:
+            if crowd[one.destination] < one.most_at_destination and (not one.guest or guests.take(one)):
+                crowd[one.destination] += 1
+                left.append((one.tenant, place, delivery_row, (one, delivery_row)))
+        chosen = in_turn(left, held, free=free, slots=self._limits.per_process, most=limit)
+        if not chosen:
             return ClaimedBatch((), limited=unseen, starved=True, homeless=homeless)
-        for destination, left in guests.spent():
-            connection.run(self._spend_as_guest, (left, now, destination))
+        taken = Counter(one for one, _ in chosen)
+        for one, count in taken.items():
+            if one.tokens is not None:
+                connection.run(self._spend, (one.tokens - count, now, one.row))
+        for destination, tokens in guests.spent(one for one, _ in chosen if one.guest):
+            connection.run(self._spend_as_guest, (tokens, now, destination))
+        picked = [[row, one.version, one.profile, one.destination, one.watched] for one, row in chosen]
         connection.run(self._take, (as_json(picked), dispatcher_row, now))
         claimed = self._read(connection, picked, dispatcher_row)
         limited = unseen or len(claimed) >= min(limit, share)
         return ClaimedBatch(claimed, limited=limited, starved=True, homeless=homeless)
+
+    def _heads(self, connection: Connection, one: Open, throw: float) -> Iterable[tuple[Open, int, int]]:
+        """What can go to it, one of each lane, at which place of the endpoint's in flight."""
+        fresh = connection.rows(self._candidates, (one.row, True, one.room))
+        most_again = max(one.room - len(fresh), guaranteed_again(one.room, throw))
+        again = connection.rows(self._candidates, (one.row, False, most_again)) if most_again else []
+        lanes: dict[Any, tuple[int, int, int]] = {}
+        for place, (row_id, lane, sequence) in enumerate((again + fresh)[: one.room], one.in_flight + 1):
+            key = ("alone", row_id) if lane is None else lane
+            if key not in lanes or sequence < lanes[key][2]:
+                lanes[key] = place, row_id, sequence
+        return [(one, place, row_id) for place, row_id, _ in lanes.values()]
 
     def _read(self, connection: Connection, picked: Sequence[Sequence[Any]], dispatcher_row: int) -> list[Claimed]:
         """What was taken; where the rows cannot be read together each is read alone, and marked if it cannot be."""
@@ -184,56 +206,6 @@ class Claim:
                     self._taken_bare, (picked[0][0], dispatcher_row)
                 )
             ]
-
-
-class _Guests:
-    """Callbacks at destinations that nobody has verified: what the limits leave them, in one claim."""
-
-    def __init__(self, limits: Limits, now: int) -> None:
-        self._limits = limits
-        self._now = now
-        self._in_flight: Counter[int] = Counter()
-        self._taken: Counter[int] = Counter()
-        self._tokens: dict[int, float] = {}
-
-    def present(self, destination: int, count: int) -> None:
-        """So many attempts of callbacks are in flight there."""
-        self._in_flight[destination] += count
-
-    def room(self, destination: int, bucket: Sequence[Any]) -> int:
-        """How many may begin there; `bucket`: the tokens that were left, and when."""
-        if destination not in self._tokens:
-            left, left_at = bucket
-            self._tokens[destination] = _available(self._limits.unverified_rate, left, left_at, self._now)
-        taken = self._taken[destination]
-        return min(
-            self._limits.per_unverified - self._in_flight[destination] - taken,
-            math.floor(self._tokens[destination] - taken),
-        )
-
-    def take(self, destination: int, count: int) -> None:
-        """So many begin there."""
-        self._taken[destination] += count
-
-    def spent(self) -> Iterable[tuple[int, float]]:
-        """Each destination where some begin, and the tokens that they leave."""
-        return [(destination, self._tokens[destination] - count) for destination, count in self._taken.items() if count]
-
-
-def _tokens(rate: float | None, tokens: float | None, tokens_at: int | None, now: int) -> float | None:
-    """What the rate limit leaves; null: there is none."""
-    return None if rate is None else _available(rate, tokens, tokens_at, now)
-
-
-def _available(rate: float, tokens: float | None, tokens_at: int | None, now: int) -> float:
-    """Tokens by now; at most a second's worth (and at least one) is saved up."""
-    most = max(rate, 1.0)
-    if tokens is None or tokens_at is None:
-        return most
-    if tokens_at > now + CLOCK_SLACK_S * 1_000_000:
-        # The clock was set back: nobody waits until it is again as late as it was.
-        return most
-    return min(most, tokens + rate * max(0, now - tokens_at) / 1_000_000)
 
 
 def _claimed(row: list[Any]) -> Claimed:

@@ -126,6 +126,7 @@ class FanOut:
         are more than it holds, those come first that the last one ended before."""
         events: list[Queued] = []
         gone: list[Rejected] = []
+        taken: list[int] = []
         turns = sorted(tenants, key=lambda tenant: (tenant <= self._last_tenant, tenant))[:limit]
         self._last_tenant = turns[-1]
         for tenant in turns:
@@ -134,8 +135,9 @@ class FanOut:
                 connection.run(self._take, (tenant, batch[-1][0]))
                 events += self._queued(batch)
                 gone += [Rejected(row[0], NO_EVENT) for row in batch if row[5]]
+                taken += [row[0] for row in batch]
         done = self._fan_out(connection, events, now) if events else FannedOut(0, 0)
-        return replace(done, events=done.events + len(gone), rejected=gone) if gone else done
+        return replace(done, events=len(taken), rejected=tuple(gone), rows=frozenset(taken))
 
     def run_one(self, connection: Connection, tenants: list[str], now: int) -> FannedOut:
         """The event whose turn it is, alone; rejected where it cannot be fanned out."""

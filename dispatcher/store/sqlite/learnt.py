@@ -7,8 +7,11 @@ from dispatcher.store.tally import (
     BACKOFF_AFTER,
     BACKOFF_FIRST_S,
     BACKOFF_LONGEST_S,
+    BREATH_S,
     FAILING_AFTER,
     FAILING_AFTER_S,
+    RECENTLY_S,
+    SUCCESSES_FOR_ONE,
     TargetTally,
 )
 
@@ -16,14 +19,29 @@ from dispatcher.store.tally import (
 class Learnt:
     """The statements for endpoints, or for destinations, which have the same columns."""
 
-    def __init__(self, table: str, key: str) -> None:
+    def __init__(self, table: str, key: str, cap: str | None = None) -> None:
+        """`cap`: what is at most sent at once to the one of this row, in SQL, where it is learnt how much it takes."""
+        self._learns = cap is not None
+        more = f"takes + CAST(?3 AS REAL) / {SUCCESSES_FOR_ONE}"
+        # Up to what it may be sent at most: then nothing is learnt of it any more.
+        takes = f", takes = CASE WHEN {more} < {cap} THEN {more} END" if cap else ""
         self._healthy = f"""
             UPDATE {table}
             SET failures_in_row = 0, backoff_failures = 0, backoff_delivery = NULL, backoff_several = false,
-                first_failure_at = NULL, last_success_at = ?2, ramp = CASE WHEN ramp * 2 < 64 THEN ramp * 2 END
+                first_failure_at = NULL, last_success_at = ?2, ramp = CASE WHEN ramp * 2 < 64 THEN ramp * 2 END{takes}
             WHERE {key} = ?1
               AND (failures_in_row > 0 OR backoff_failures > 0 OR ramp IS NOT NULL OR last_success_at IS NULL
-                   OR last_success_at < ?2 - 60000000)
+                   OR last_success_at < ?2 - 60000000 {"OR takes IS NOT NULL" if cap else ""})
+        """
+        self._overloaded = f"""
+            UPDATE {table}
+            SET takes = max(1, min({cap}, COALESCE(CASE WHEN paused_until > ?2 THEN NULL ELSE ramp END, {cap}),
+                                   COALESCE(takes, {cap})) - ?3
+                               + CAST(?4 AS REAL) / {SUCCESSES_FOR_ONE}),
+                paused_until = CASE
+                    WHEN takes - ?3 < 1 AND (?4 OR last_success_at > ?2 - {int(RECENTLY_S * 1_000_000)})
+                    THEN max(COALESCE(paused_until, 0), ?2 + {int(BREATH_S * 1_000_000)}) ELSE paused_until END
+            WHERE {key} = ?1
         """
         self._state = f"""
             SELECT json_array(failures_in_row, backoff_failures, backoff_delivery, backoff_several, paused_until, ramp,
@@ -39,8 +57,10 @@ class Learnt:
 
     def note(self, connection: Connection, row: int, entry: TargetTally, now: int) -> bool:
         """Updates what is known; whether it failed for so long that an endpoint is to be disabled."""
+        if entry.overloads and self._learns:
+            connection.run(self._overloaded, (row, now, entry.overloads, entry.successes))
         if not entry.failures and entry.pause_s is None:
-            connection.run(self._healthy, (row, now))
+            connection.run(self._healthy, (row, now, *([entry.untold] if self._learns else ())))
             return False
         known = connection.rows(self._state, (row,))
         if not known:

@@ -40,6 +40,7 @@ class Base:
                 (
                     ("deliveries", "due_at", "state = 'pending' AND"),
                     ("deliveries", "attempted_at", "progress_of IS NOT NULL AND attempts > 0 AND"),
+                    ("endpoints", "heartbeat_due_at", "status = 'enabled' AND heartbeat_due_at IS NOT NULL AND"),
                     ("endpoint_state", "paused_until", ""),
                     ("destinations", "paused_until", ""),
                 ),

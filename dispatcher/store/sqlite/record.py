@@ -6,7 +6,8 @@ from typing import Any
 from dispatcher.rules.verdict import Outcome
 from dispatcher.states import DeliveryState, Reason
 from dispatcher.store.columns import to_microseconds
-from dispatcher.store.hot import Finished, Recorded
+from dispatcher.store.hot import Finished, Limits, Recorded
+from dispatcher.store.own_events import to_tell
 from dispatcher.store.sqlite.connection import Connection, as_json
 from dispatcher.store.sqlite.learnt import Learnt
 from dispatcher.store.sqlite.progress import due_as_head, took_its_place
@@ -17,7 +18,7 @@ from dispatcher.store.tally import Tally
 class Record:
     """The statements of the record, for one set of tables."""
 
-    def __init__(self, tables: Tables) -> None:
+    def __init__(self, tables: Tables, limits: Limits) -> None:
         name = tables.name
         self._live = f"""
             SELECT json_array(d.row_id, e.status = 'disabled' OR e.deleted_at IS NOT NULL OR e.row_id IS NULL,
@@ -42,6 +43,7 @@ class Record:
             SET state = ?2, reason = ?3, due_at = ?4,
                 hold_until = CASE WHEN lane IS NOT NULL AND ?5 THEN COALESCE(hold_until, ?6) ELSE hold_until END,
                 dispatcher_row = NULL, failures = ?7, interruptions = ?8, last_status = ?9, last_error = ?10,
+                fresh = fresh AND ?7 = 0,
                 updated_at = ?11, superseded_by = ?12
             WHERE row_id = ?1
         """
@@ -58,9 +60,10 @@ class Record:
         """
         self._bury = f"""
             INSERT INTO {name("dead_letters")} (delivery_row, event_row, endpoint_row, tenant, type, job_id, reason,
-                                                attempts, last_status, last_error, created_at)
+                                                attempts, last_status, last_error, created_at, untold)
             SELECT d.row_id, d.event_row, d.endpoint_row, d.tenant, COALESCE(e.type, ''), e.job_id, d.reason,
-                   d.attempts, d.last_status, d.last_error, ?2
+                   d.attempts, d.last_status, d.last_error, ?2,
+                   {to_tell(name, "d.tenant", "d.endpoint_row", "COALESCE(e.type, '')")}
             FROM {name("deliveries")} d LEFT JOIN {name("events")} e ON e.row_id = d.event_row WHERE d.row_id = ?1
         """
         self._free_heads = f"""
@@ -81,7 +84,12 @@ class Record:
                 AND h.sequence < d.sequence AND h.lane IS NOT NULL AND h.state IN ('pending', 'sending') AND NOT h.late
             )
         """
-        self._endpoint = Learnt(name("endpoint_state"), "endpoint_row")
+        self._endpoint = Learnt(
+            name("endpoint_state"),
+            "endpoint_row",
+            f"COALESCE((SELECT max_in_flight FROM {name('endpoints')} e WHERE e.row_id = endpoint_row),"
+            f" {limits.per_endpoint})",
+        )
         self._destination = Learnt(name("destinations"), "row_id")
         self._verify = f"UPDATE {name('destinations')} SET verified_at = ?2 WHERE row_id = ?1 AND verified_at IS NULL"
 

@@ -1,5 +1,6 @@
 """The hot store on SQLite: the writer thread, and the statements that need no module of their own."""
 
+import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -7,9 +8,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from dispatcher.errors import StoreUnavailable
+from dispatcher.logs import logger
 from dispatcher.rules.kinds import EventKinds
 from dispatcher.settings import Settings
-from dispatcher.store.columns import from_microseconds
+from dispatcher.store.columns import from_microseconds, to_microseconds
 from dispatcher.store.database import Database
 from dispatcher.store.hot import (
     LONGER_THAN_ANY_ATTEMPT_S,
@@ -21,14 +23,18 @@ from dispatcher.store.hot import (
     Orphan,
     Recorded,
 )
+from dispatcher.store.ingest import STRAIGHT_BEHIND, Group, Ingested, Straight
 from dispatcher.store.sqlite.claim import Claim
 from dispatcher.store.sqlite.connection import Connection, Writer, as_json
 from dispatcher.store.sqlite.fan_out import FanOut
+from dispatcher.store.sqlite.ingest import Ingest
 from dispatcher.store.sqlite.progress import took_its_place
 from dispatcher.store.sqlite.rebase import Base
 from dispatcher.store.sqlite.record import Record
 from dispatcher.store.sqlite.wakeup import watch
+from dispatcher.store.sqlite_engine import is_outage
 
+log = logger("dispatcher.ingest")
 T = TypeVar("T")
 
 
@@ -39,9 +45,12 @@ class SqliteStore:
         self._writer = Writer(file)
         tables = database.tables
         name = tables.name
-        self._record = Record(tables)
+        limits = Limits.of(settings)
+        self._record = Record(tables, limits)
         self._fan_out = FanOut(tables, EventKinds(settings.event_kinds), self._record)
-        self._claim = Claim(tables, Limits.of(settings), source=settings.source)
+        self._claim = Claim(tables, limits, source=settings.source)
+        self._ingest = Ingest(tables)
+        self._clock = database.clock
         self._base = Base(database.clock, tables)
         self._row = 0
         self._forget_all = f"DELETE FROM {name('dispatchers')}"
@@ -163,6 +172,38 @@ class SqliteStore:
 
     async def record(self, batch: Sequence[Finished]) -> Recorded:
         return await self._writer.transact(lambda connection: self._record.run(connection, batch, self._now()))
+
+    async def ingest(self, groups: Sequence[Group], straight: Straight | None) -> Ingested:
+        # An event's times are the clock's, also where no heartbeat follows it.
+        created_at = to_microseconds(self._clock.now())
+
+        def work(connection: Connection) -> Ingested:
+            found, new = self._ingest.run(connection, groups, created_at)
+            done = Ingested(found, new)
+            return self._go_straight(connection, done, straight) if new and straight is not None else done
+
+        return await self._writer.transact(work)
+
+    def _go_straight(self, connection: Connection, done: Ingested, straight: Straight) -> Ingested:
+        connection.run("SAVEPOINT straight")
+        try:
+            now = self._now()
+            fanned = self._fan_out.run(
+                connection, self._fan_out.waiting(connection), len(done.new) + STRAIGHT_BEHIND, now
+            )
+            done = replace(done, fanned_out=replace(fanned, catch_up=self._fan_out.flagged(connection)))
+            if fanned.deliveries:
+                claimed = self._claim.run(connection, straight.most, self._row, now, straight.ended)
+                done = replace(done, claimed=claimed)
+        except Exception as error:
+            if isinstance(error, sqlite3.OperationalError) and is_outage(error):
+                raise
+            # Whatever it is, it is looked for where it is no publisher's.
+            log.warning("ingest.not_straight", error=type(error).__name__)
+            connection.run("ROLLBACK TO straight")
+            done = Ingested(done.answers, done.new)
+        connection.run("RELEASE straight")
+        return done
 
     async def release(self, batch: Sequence[Claimed]) -> None:
         fences = as_json([claimed.delivery_row, claimed.attempt] for claimed in batch)

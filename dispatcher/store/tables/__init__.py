@@ -17,7 +17,10 @@ from dispatcher.store.tables.endpoints import declare_endpoints
 from dispatcher.store.tables.outbox import declare_outbox
 from dispatcher.store.tables.running import declare_running
 
-__all__ = ["DatabaseNow", "RandomEventId", "Tables", "tables"]
+__all__ = ["QUIET", "DatabaseNow", "RandomEventId", "Tables", "tables"]
+
+#: The setting of a PostgreSQL session whose events notify nobody: a dispatcher's, that takes them itself.
+QUIET = "dispatcher.quiet"
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,8 @@ def declare_deliveries(declaring: Declaring) -> dict[str, Table]:
         Column("due_at", UtcTime),
         #: Behind an earlier delivery of its lane.
         Column("waiting", Boolean, nullable=False, server_default=text("false")),
+        #: Neither a retry nor a redelivery: goes first.
+        Column("fresh", Boolean, nullable=False, server_default=text("true")),
         #: The job's row on an ordered endpoint: together with the endpoint it names the lane.
         Column("lane", RowId),
         Column("sequence", RowId),
@@ -60,12 +62,22 @@ def declare_deliveries(declaring: Declaring) -> dict[str, Table]:
         deliveries,
         "deliveries_claim",
         "endpoint_row",
+        "fresh",
         "row_id",
         where="state = 'pending' AND due_at IS NULL AND NOT waiting",
     )
     declaring.index(deliveries, "deliveries_due", "due_at", where="state = 'pending' AND due_at IS NOT NULL")
-    #: Also: one in flight per lane. (Where the lane is null, each is its own.)
-    declaring.index(deliveries, "deliveries_sending", "endpoint_row", "lane", where="state = 'sending'", unique=True)
+    # What is in flight, by when it was claimed.
+    declaring.index(deliveries, "deliveries_sending", "updated_at", where="state = 'sending'")
+    #: One in flight per lane.
+    declaring.index(
+        deliveries,
+        "deliveries_lane_sending",
+        "lane",
+        "endpoint_row",
+        where="state = 'sending' AND lane IS NOT NULL",
+        unique=True,
+    )
     declaring.index(
         deliveries,
         "deliveries_lane_live",
@@ -136,8 +148,11 @@ def declare_deliveries(declaring: Declaring) -> dict[str, Table]:
         Column("last_error", Text),
         Column("created_at", UtcTime, nullable=False, server_default=DatabaseNow()),
         Column("redelivered_at", UtcTime),
+        #: Endpoints of its tenant are to be told of it.
+        Column("untold", Boolean, nullable=False, server_default=text("false")),
         sqlite_autoincrement=True,
     )
+    declaring.index(dead_letters, "dead_letters_untold", "endpoint_row", where="untold")
     declaring.index(dead_letters, "dead_letters_delivery", "delivery_row")
     declaring.index(dead_letters, "dead_letters_event", "event_row")
     declaring.index(dead_letters, "dead_letters_endpoint", "endpoint_row", "row_id")

@@ -42,6 +42,13 @@ def declare_endpoints(declaring: Declaring) -> dict[str, Table]:
         Column("ordered", Boolean, nullable=False),
         Column("order_hold_s", Float),
         Column("progress_interval_s", Float),
+        Column("heartbeat_s", Float),
+        #: When it is looked at next whether it was sent nothing for so long; null: never.
+        Column("heartbeat_due_at", UtcTime),
+        #: The event that was its last heartbeat.
+        Column("heartbeat_event", RowId),
+        #: Ahead of now by as much as deaths here were told of faster than one by one.
+        Column("deaths_told_until", UtcTime),
         Column("signature_header", Text),
         Column("signature_prefix", Text, nullable=False, server_default=""),
         Column("headers_sealed", LargeBinary),
@@ -87,6 +94,12 @@ def declare_endpoints(declaring: Declaring) -> dict[str, Table]:
         "updated_at",
         where="job_id IS NOT NULL AND disabled_reason = 'expired' AND deleted_at IS NULL",
     )
+    declaring.index(
+        endpoints,
+        "endpoints_heartbeat",
+        "heartbeat_due_at",
+        where="status = 'enabled' AND heartbeat_due_at IS NOT NULL",
+    )
     declaring.index(endpoints, "endpoints_disabled", "updated_at", where="status = 'disabled'")
     endpoint_secrets = Table(
         declaring.named("endpoint_secrets"),
@@ -126,6 +139,8 @@ def declare_endpoints(declaring: Declaring) -> dict[str, Table]:
             autoincrement=False,
         ),
         *_learnt(),
+        #: How many at once it has been seen to take; null: its cap. Each overload takes one, some successes give one.
+        Column("takes", Float),
     )
     #: Which endpoints an event of a tenant (and job) goes to, by pattern; rows exist while the endpoint matches.
     subscriptions = Table(

@@ -26,7 +26,7 @@ def declare_outbox(declaring: Declaring) -> dict[str, Table]:
         *declaring.check(
             "events_id",
             sqlite="typeof(id) = 'text' AND length(id) BETWEEN 1 AND 128 AND id NOT GLOB '*[^A-Za-z0-9_-]*'",
-            postgresql="id ~ '^[A-Za-z0-9_-]{1,128}$'",
+            postgresql="length(id) BETWEEN 1 AND 128 AND id !~ '[^A-Za-z0-9_-]'",
         ),
         *declaring.check(
             "events_type",

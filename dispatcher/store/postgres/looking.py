@@ -1,0 +1,93 @@
+"""What a claim on PostgreSQL looks at before it takes: who has what to claim, from where on, and what is in flight.
+
+Both looks may begin at low marks (`marks`). Both are parts of the claim's function and use its variables.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+
+from dispatcher.store.postgres.marks import Place
+
+#: How long a claim may take that another process's count of what is in flight has not seen yet, in seconds.
+UNSEEN_S = 1.0
+
+CLAIMABLE = "d.state = 'pending' AND d.due_at IS NULL AND NOT d.waiting"
+
+
+def scan(name: Callable[[str], str], window: int) -> str:
+    """The endpoints that have something to claim behind `behind`, `window` of them at most, each with the first of its
+    fresh deliveries and of its others, null where it has none; `more` where they may not be all.
+
+    Nothing that can be claimed is before the first, unless it is below a mark.
+    """
+    # A skip scan over the claim index, from endpoint and class to the next: between the marked ones it looks from each
+    # to the next, at a marked one from its mark on. How many it finds the planner cannot know: without the limits it
+    # would read all endpoints to join a few. Of the last endpoint one class may be missing, so it is left for the next.
+    return f"""
+        WITH RECURSIVE heads AS (
+            SELECT behind AS at, true AS fresh, 1 AS mark, NULL::bigint AS first
+            UNION ALL
+            SELECT next.* FROM heads h CROSS JOIN LATERAL (
+                (SELECT d.endpoint_row, d.fresh, h.mark, d.row_id FROM {name("deliveries")} d
+                 WHERE {CLAIMABLE} AND (d.endpoint_row, d.fresh) > (h.at, h.fresh)
+                   AND (d.endpoint_row, d.fresh)
+                       < (COALESCE(marked[h.mark], {2**63 - 1}), COALESCE(marked_fresh[h.mark], false))
+                 ORDER BY d.endpoint_row, d.fresh, d.row_id LIMIT 1)
+                UNION ALL
+                (SELECT marked[h.mark], marked_fresh[h.mark], h.mark + 1, (
+                    SELECT d.row_id FROM {name("deliveries")} d
+                    WHERE {CLAIMABLE} AND d.endpoint_row = marked[h.mark]
+                      AND {from_on("marked_fresh[h.mark]", "marks[h.mark]")}
+                    ORDER BY d.fresh, d.row_id LIMIT 1)
+                 WHERE h.mark <= cardinality(marked))
+                LIMIT 1
+            ) next
+        )
+        SELECT h.at AS endpoint_row, h.fresh_from, h.again_from, h.more, e.destination_row,
+               e.rate_limit IS NOT NULL AS rated, h.live,
+               h.live AND e.status = 'enabled' AND e.deleted_at IS NULL
+               AND (s.paused_until IS NULL OR s.paused_until <= at_time) AS open
+        FROM (
+            SELECT at, min(first) FILTER (WHERE fresh) AS fresh_from, min(first) FILTER (WHERE NOT fresh) AS again_from,
+                   count(first) > 0 AS live, sum(count(*)) OVER () > {window} AS more, at = max(at) OVER () AS last
+            FROM (SELECT at, fresh, first FROM heads OFFSET 1 LIMIT {window + 1}) found GROUP BY at
+        ) h
+        LEFT JOIN LATERAL (
+            SELECT e.destination_row, e.status, e.deleted_at, e.rate_limit FROM {name("endpoints")} e
+            WHERE e.row_id = h.at LIMIT 1) e ON true
+        LEFT JOIN LATERAL (
+            SELECT s.paused_until FROM {name("endpoint_state")} s
+            WHERE s.endpoint_row = h.at LIMIT 1) s ON true
+        WHERE NOT (h.more AND h.last)
+    """
+
+
+def from_on(fresh: str, row: str) -> str:
+    """Deliveries `d` of one endpoint and of this class, from this row on; none where it is null."""
+    # Bounds, where an equality would say the same: then the order is that of the claim index alone. With it the
+    # planner may go by the primary key, through all that was ever delivered.
+    return f"(d.fresh, d.row_id) >= ({fresh}, {row}) AND d.fresh <= {fresh}"
+
+
+def flight(name: Callable[[str], str]) -> str:
+    """By endpoint how many are in flight, how many of them in this process, and since when the oldest is."""
+    return f"""
+        SELECT d.endpoint_row, min(d.updated_at) AS since, (count(*) FILTER (WHERE lives))::int AS n,
+               (count(*) FILTER (WHERE lives AND d.dispatcher_row = claimer))::int AS mine
+        FROM (
+            SELECT d.endpoint_row, d.updated_at, d.dispatcher_row, NOT EXISTS (
+                SELECT FROM unnest(ended_rows, ended_attempts) AS ended(row_id, attempt)
+                WHERE ended.row_id = d.row_id AND ended.attempt = d.attempts) AS lives
+            FROM {name("deliveries")} d WHERE d.state = 'sending' AND d.updated_at >= flight_since
+        ) d GROUP BY d.endpoint_row
+    """
+
+
+def firsts(
+    endpoint_rows: Sequence[int], fresh_from: Sequence[int | None], again_from: Sequence[int | None]
+) -> Iterator[tuple[Place, int]]:
+    """What the scan says of the endpoints, as marks."""
+    for endpoint_row, fresh, again in zip(endpoint_rows, fresh_from, again_from, strict=True):
+        if again is not None:
+            yield (endpoint_row, False), again
+        if fresh is not None:
+            yield (endpoint_row, True), fresh
