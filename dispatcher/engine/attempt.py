@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime
 
 from msgspec import Struct
 
@@ -11,9 +11,10 @@ from dispatcher.engine.endpoint_book import EndpointBook
 from dispatcher.engine.sign import sign
 from dispatcher.errors import InvalidField, StoreUnavailable
 from dispatcher.ids import Kind, public_id
-from dispatcher.logs import logger
+from dispatcher.logs import Line, logger
+from dispatcher.rules.own_events import HEARTBEAT
 from dispatcher.rules.retry import RetryPolicy
-from dispatcher.rules.verdict import Exchange, Outcome, Verdict, judge, refused_request
+from dispatcher.rules.verdict import Exchange, Outcome, Verdict, drop_failed, judge, refused_request
 from dispatcher.states import AttemptError, Reason
 from dispatcher.store.deployment import Deployment
 from dispatcher.store.endpoint_policies import EndpointPolicy
@@ -22,6 +23,25 @@ from dispatcher.store.keyring import Unreadable
 from dispatcher.transport.client import HttpClient
 
 log = logger("dispatcher.attempt")
+
+
+class Attempted(Line, gc=False):
+    """The line that each attempt leaves in the log."""
+
+    delivery_id: str
+    event_id: str
+    endpoint_id: str
+    type: str
+    job_id: str | None
+    sequence: int | None
+    attempt: int
+    max_attempts: int | None
+    duration_ms: float
+    status: int | None
+    error: AttemptError | None
+    verdict: Outcome
+    reason: Reason | None
+    next_in_s: float | None
 
 
 class Ended(Struct, frozen=True, gc=False):
@@ -61,11 +81,11 @@ class Attempts:
         try:
             if policy is None:
                 policy = await self._book.current(claimed.endpoint_row, claimed.endpoint_version)
-            if policy is None:
-                # Deleted since the claim: recording finds that out too, and cancels the delivery.
-                return self.interrupted(claimed)
-            # The time that is signed is the time at which the attempt is said to have started.
-            started_at = clock.now()
+                if policy is None:
+                    # Deleted since the claim: recording finds that out too, and cancels the delivery.
+                    return self.interrupted(claimed)
+                # The time that is signed is the time at which the attempt is said to have started.
+                started_at = clock.now()
             request = sign(claimed, policy, started_at)
             if self._covers(claimed.dispatcher_row):
                 exchange = await self._client.post(request, started_at)
@@ -102,6 +122,8 @@ class Attempts:
             policy=policy.retry if policy is not None else self._default_retry,
             retry_after_max_s=self._retry_after_max_s,
         )
+        if claimed.event_type == HEARTBEAT:
+            verdict = drop_failed(verdict)
         finished = conclude(claimed, exchange, verdict, policy.hold_s if policy else None, started_at, duration_ms)
         self._report(claimed, policy, finished)
         return Ended(finished, verdict.disables)
@@ -111,6 +133,8 @@ class Attempts:
         metrics.unreadable.labels("delivery").inc()
         exchange = Exchange(status=None, error=AttemptError.INTERNAL)
         verdict = Verdict(Outcome.DEAD, Reason.UNREADABLE, None, None, False, None)
+        if claimed.event_type == HEARTBEAT:
+            verdict = drop_failed(verdict)
         finished = conclude(claimed, exchange, verdict, None, self._clock.now(), 0.0)
         self._report(claimed, None, finished)
         return Ended(finished, None)
@@ -119,30 +143,38 @@ class Attempts:
         outcome, error = finished.outcome, finished.error
         metrics.attempt_seconds.observe(finished.duration_ms / 1000)
         if outcome is Outcome.DELIVERED:
-            waited = (self._clock.now() - claimed.created_at).total_seconds()
-            metrics.delivery_seconds.observe(max(0.0, waited))
+            waited_s = (finished.started_at - claimed.created_at).total_seconds() + finished.duration_ms / 1000
+            metrics.delivery_seconds.observe(max(0.0, waited_s))
             self._delivered.inc()
+            if not log.informs:
+                return
         else:
             metrics.attempts.labels(outcome, error or "").inc()
             if refused_request(finished.status):
                 metrics.refused.inc()
-        write = log.info if outcome is Outcome.DELIVERED else log.warning
-        write(
-            "delivery.attempted",
-            delivery_id=public_id(Kind.DELIVERY, claimed.delivery_row),
-            event_id=claimed.event_id,
-            endpoint_id=public_id(Kind.ENDPOINT, claimed.endpoint_row) if policy is None else policy.endpoint_id,
-            type=claimed.event_type,
-            job_id=claimed.job_id,
-            sequence=claimed.sequence,
-            attempt=claimed.attempt,
-            max_attempts=None if policy is None else len(policy.retry.schedule) + 1,
-            duration_ms=round(finished.duration_ms, 2),
-            status=finished.status,
-            error=error,
-            verdict=outcome,
-            reason=finished.reason,
-            next_in_s=None if finished.delay_s is None else round(finished.delay_s, 3),
+            if not log.warns:
+                return
+        log.line(
+            Attempted(
+                datetime.now(UTC),
+                "info" if outcome is Outcome.DELIVERED else "warning",
+                "delivery.attempted",
+                "dispatcher.attempt",
+                public_id(Kind.DELIVERY, claimed.delivery_row),
+                claimed.event_id,
+                public_id(Kind.ENDPOINT, claimed.endpoint_row) if policy is None else policy.endpoint_id,
+                claimed.event_type,
+                claimed.job_id,
+                claimed.sequence,
+                claimed.attempt,
+                None if policy is None else len(policy.retry.schedule) + 1,
+                round(finished.duration_ms, 2),
+                finished.status,
+                error,
+                outcome,
+                finished.reason,
+                None if finished.delay_s is None else round(finished.delay_s, 3),
+            )
         )
 
 
@@ -157,7 +189,7 @@ def conclude(
     """What to record of an attempt that was judged."""
     # From the fifth interruption in a row on it counts as a failure, so the verdict says whether it did.
     uncounted = verdict.outcome is Outcome.INTERRUPTED
-    failed = verdict.outcome in (Outcome.RETRY, Outcome.DEAD)
+    failed = verdict.outcome in (Outcome.RETRY, Outcome.DEAD, Outcome.DROPPED)
     return Finished(
         delivery_row=claimed.delivery_row,
         endpoint_row=claimed.endpoint_row,

@@ -13,7 +13,9 @@ from dispatcher.engine.pulse import Pulse
 from dispatcher.errors import StoreUnavailable
 from dispatcher.ids import Kind, public_id
 from dispatcher.logs import logger
+from dispatcher.rules.sharing import KEPT_ONE_IN
 from dispatcher.store.hot import Claimed, ClaimedBatch, HotStore
+from dispatcher.store.ingest import Straight
 
 log = logger("dispatcher.claim")
 
@@ -27,6 +29,9 @@ LEAST_BATCH = 50
 DUE_BATCH = 1000
 #: How long the first attempt that ends waits for others before their room is claimed again, in seconds.
 LINGER_S = 0.003
+#: How long a claim waits that looked at a part of the endpoints with work and found that none has room, in seconds:
+#: where ten thousand are full, looking at them all again and again would cost more than what they are sent.
+LOOK_ON_S = 0.002
 
 
 class Claiming:
@@ -67,6 +72,10 @@ class Claiming:
         self._room = 0
         self._room_enough = 1
         self._batch = LEAST_BATCH
+        #: Room that a claim under way may fill, this loop's and one beside a publisher's events.
+        self._asked = 0
+        self._lent = 0
+        self._releasing: asyncio.Task[None] | None = None
         self._stopping = False
 
     @property
@@ -108,6 +117,37 @@ class Claiming:
             self._look_for_due_at = due_at
             self._pulse.ring()
 
+    def lend(self, most: int) -> Straight | None:
+        """Room for attempts that a transaction of somebody else's claims: `returned` or `doubt` ends it.
+
+        None while this loop claims, which would be in its way, and while it looks for what a claim may have taken; and
+        where the last slots are left, which are kept: others are to hear of what is published then.
+        """
+        if self._stopping or self._asked or self._lent or self._doubt_ends_s is not None:
+            return None
+        unrecorded = self._unrecorded()
+        free = self._max_in_flight - len(self._tasks) - len(unrecorded)
+        self._lent = max(0, min(most, free - self._max_in_flight // KEPT_ONE_IN))
+        return Straight(self._lent, unrecorded) if self._lent else None
+
+    def returned(self, batch: ClaimedBatch, *, left: bool) -> None:
+        """What was lent has claimed this batch, whose attempts begin; `left`: there is more to claim."""
+        if not self._lent:
+            return
+        self._lent = 0
+        if self._stopping and batch.deliveries:
+            self._releasing = asyncio.get_running_loop().create_task(self._release(batch))
+            return
+        self._begin(batch)
+        if left or self._full or self._doubt_ends_s is not None:
+            self._pulse.ring()
+
+    def doubt(self) -> None:
+        """A claim was not answered: it may have come about, and then nobody but the database knows what it took."""
+        self._lent = 0
+        self._doubt_ends_s = self._clock.monotonic() + self._doubt_s
+        self._pulse.ring()
+
     async def run(self) -> None:
         """Claims until it is told to stop."""
         while not self._stopping:
@@ -129,32 +169,33 @@ class Claiming:
         """One pass; answers how long to wait for the next one at most, in seconds (null: not at all)."""
         await self._look_for_unanswered()
         unrecorded = self._unrecorded()
-        free = self._max_in_flight - len(self._tasks) - len(unrecorded)
+        free = self._max_in_flight - len(self._tasks) - len(unrecorded) - self._lent
         self._room, self._full = 0, free <= 0
         if self._full:
             self._starved = True
             return self._poll_interval_s
-        made = await self._make_due()
-        limit = min(free, self._batch)
-        batch = await patiently("claim", lambda: self._claim(limit, unrecorded), enough=lambda: self._stopping)
+        # Before the first wait: nothing of it is lent meanwhile.
+        self._asked = limit = min(free, self._batch)
+        try:
+            made = await self._make_due()
+            batch = await patiently("claim", lambda: self._claim(limit, unrecorded), enough=lambda: self._stopping)
+        finally:
+            self._asked = 0
         too_late = batch.limited and not self._tasks
         self._starved = batch.starved
         if self._stopping:
             if batch.deliveries:
-                await patiently("release", lambda: self._store.release(batch.deliveries))
+                await self._release(batch)
             return None
-        for claimed in batch.deliveries:
-            self._begin(claimed)
+        self._begin(batch)
         if batch.homeless:
             await patiently("claim", lambda: self._burial.of_homeless(batch.homeless))
-        metrics.in_flight.set(len(self._tasks))
-        self._room_enough = max(1, len(self._tasks) // 4)
         self._batch = min(BATCH, 2 * self._batch) if too_late else max(LEAST_BATCH, len(self._tasks) // 2)
         if batch.limited:
-            return None
+            return None if batch.deliveries else LOOK_ON_S
         if batch.contended:
             return random.uniform(0.001, 0.005)  # noqa: S311
-        if not batch.deliveries and not made and not self._tasks:
+        if not batch.deliveries and not made and not self._tasks and not self._lent:
             await self._pulse.found_nothing()
         return min(self._poll_interval_s, max(0.001, self._look_for_due_at - self._clock.monotonic()))
 
@@ -162,13 +203,14 @@ class Claiming:
         try:
             return await self._store.claim(limit, unrecorded)
         except StoreUnavailable:
-            # It may have come about, or still run there: then nobody but the database knows what it took.
+            # Or it still runs there.
             self._doubt_ends_s = self._clock.monotonic() + self._doubt_s
             raise
 
     async def _look_for_unanswered(self) -> None:
         now = self._clock.monotonic()
-        if self._doubt_ends_s is None or now < self._look_again_s:
+        if self._doubt_ends_s is None or now < self._look_again_s or self._lent:
+            # What is being claimed beside a publisher's events will be known when it has returned.
             return
         await patiently("claim", self._take_back_unanswered)
         self._look_again_s = now + self._poll_interval_s
@@ -186,10 +228,17 @@ class Claiming:
         )
         return made
 
-    def _begin(self, claimed: Claimed) -> None:
-        task = asyncio.get_running_loop().create_task(self._attempt(claimed))
-        self._tasks[task] = claimed
-        task.add_done_callback(self._end)
+    def _begin(self, batch: ClaimedBatch) -> None:
+        loop = asyncio.get_running_loop()
+        for claimed in batch.deliveries:
+            task = loop.create_task(self._attempt(claimed))
+            self._tasks[task] = claimed
+            task.add_done_callback(self._end)
+        metrics.in_flight.set(len(self._tasks))
+        self._room_enough = max(1, len(self._tasks) // 4)
+
+    async def _release(self, batch: ClaimedBatch) -> None:
+        await patiently("release", lambda: self._store.release(batch.deliveries))
 
     async def _attempt(self, claimed: Claimed) -> None:
         self._ended(await self._attempts.make(claimed))
@@ -216,6 +265,9 @@ class Claiming:
 
     async def finish(self, grace_s: float) -> None:
         """After `run` has ended: attempts in flight may end within `grace_s`, the rest is interrupted."""
+        if self._releasing is not None:
+            await asyncio.wait({self._releasing}, timeout=grace_s)
+            self._releasing.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=grace_s)
         if self._tasks:

@@ -13,10 +13,12 @@ from dispatcher.engine.claiming import Claiming
 from dispatcher.engine.duties import Duties
 from dispatcher.engine.endpoint_book import EndpointBook
 from dispatcher.engine.fanning import Fanning
+from dispatcher.engine.ingest import Ingest
 from dispatcher.engine.lease import Lease
 from dispatcher.engine.pulse import Pulse
 from dispatcher.engine.recorder import Recorder
 from dispatcher.engine.role import Role
+from dispatcher.engine.straight import StraightWay
 from dispatcher.engine.vitals import Condition, Vitals
 from dispatcher.errors import StoreUnavailable
 from dispatcher.logs import logger
@@ -71,7 +73,11 @@ class Dispatcher:
             self._running = Running(
                 self.deployment,
                 open_store(database, self.settings),
-                HttpClient(self.deployment.egress, connect_timeout_s=self.settings.connect_timeout.total_seconds()),
+                HttpClient(
+                    self.deployment.egress,
+                    connect_timeout_s=self.settings.connect_timeout.total_seconds(),
+                    kind=self.settings.client,
+                ),
                 EndpointBook(self.deployment),
                 self._numbered,
             )
@@ -108,6 +114,13 @@ class Dispatcher:
         """A stop that is under way waits for nobody any more: attempts in flight are interrupted, and recorded so."""
         if self._running is not None:
             self._running.hurry()
+
+    @property
+    def ingest(self) -> Ingest:
+        """What publishes in this process while it dispatches."""
+        if self._running is None:
+            raise RuntimeError("the dispatcher was not started")
+        return self._running.ingest
 
     def wake(self) -> None:
         """Something was published in this process: look at once."""
@@ -189,6 +202,7 @@ class Running:
             held=self._claiming.look_for_due,
             numbered=numbered,
         )
+        self.ingest = Ingest(self._store, StraightWay(self._fanning, self._claiming, self._queued))
         self._vitals = Vitals(deployment.clock, settings.lease.total_seconds())
         self._tasks: dict[str, asyncio.Task[None]] = {}
         #: By the monotonic clock; null until it is asked to stop.
@@ -259,6 +273,8 @@ class Running:
         # All at once: each may have to give a connection up that does not answer, which takes its time.
         others = asyncio.gather(self.duties.stop(), self._cancel("fan out", "watch"))
         await self._join("claim", self._left_s())
+        # What it claims from now on, it gives back.
+        await self.ingest.finish(max(LAST_S, self._left_s()))
         await self._claiming.finish(self._left_s())
         self._recorder.close()
         # The lease is kept until the last outcome is on record.

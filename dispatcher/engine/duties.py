@@ -17,7 +17,17 @@ from dispatcher.logs import logger
 from dispatcher.rules.retry import RetryPolicy
 from dispatcher.rules.verdict import Exchange, judge
 from dispatcher.states import AttemptError, DeliveryState, Reason
-from dispatcher.store import duty_rows, endpoint_status, gauges, job_callbacks, redelivery_runs, retention, transitions
+from dispatcher.store import (
+    duty_rows,
+    endpoint_status,
+    gauges,
+    heartbeats,
+    job_callbacks,
+    own_events,
+    redelivery_runs,
+    retention,
+    transitions,
+)
 from dispatcher.store.deployment import Deployment
 from dispatcher.store.hot import HotStore, Orphan
 from dispatcher.store.keyring import Unreadable
@@ -31,8 +41,15 @@ CALLBACKS_KEPT = timedelta(days=1)
 LATELY = timedelta(minutes=10)
 #: Rows in one step of a duty.
 BATCH = 500
+#: Endpoints whose deaths are told of in one step.
+TOLD_OF = 50
 #: Steps of a duty before the others have their turn.
 STEPS = 20
+#: Between two counts of all that waits passes so many times what the last one took: while a transaction is left open
+#: somewhere, a count reads all that was settled since.
+MEASURE_REST = 100
+#: Duties with such an interval or a shorter one, in seconds, are taken together.
+OFTEN_S = 1.0
 #: How long a stop waits for the duty that runs, in seconds.
 STOP_PATIENCE_S = 2.0
 
@@ -96,6 +113,7 @@ class Duties:
                 Duty("reclaim", min(1.0, lease_s / 3), self.reclaim),
                 Duty("pass lanes", 1.0, self.pass_lanes),
                 Duty("redeliver", 1.0, self.redeliver),
+                Duty("own events", 1.0, self.send_own_events),
                 Duty("expire callbacks", 10.0, self.expire_callbacks),
                 Duty("expire endpoints", 10.0, self.expire_endpoints),
                 Duty("cancel waiting", 10.0, self.cancel_waiting),
@@ -108,6 +126,7 @@ class Duties:
         self._retention_cursor = 0
         self._callbacks_cursor = 0
         self._disabled_since: datetime | None = None
+        self._measure_again_s = 0.0
         self._at_work: set[asyncio.Future[None]] = set()
         self._turn = asyncio.Lock()
         self._stopping = False
@@ -163,17 +182,26 @@ class Duties:
             async with self._database.read() as connection:
                 intervals_s = {name: duty.interval_s for name, duty in self._duties.items()}
                 due = await duty_rows.due(connection, self._database, intervals_s)
-            for name in due:
+            duties = [self._duties[name] for name in due]
+            # In one commit, which on SQLite is most of what an idle process does. What a stop leaves undone of these is
+            # put off by a second; the others are taken when their turn has come.
+            often = [duty for duty in duties if duty.interval_s <= OFTEN_S]
+            for together in (often, *([duty] for duty in duties if duty not in often)):
                 if self._stopping:
                     return
-                duty = self._duties[name]
-                async with self._database.begin() as connection:
-                    taken = await duty_rows.take(connection, self._database, name, duty.interval_s)
-                if taken:
+                for duty in await self._taken(together):
                     await self._do(duty)
         except StoreUnavailable as error:
             metrics.store_outages.labels("duties").inc()
             log.warning("store.unavailable", stage="duties", error=str(error))
+
+    async def _taken(self, duties: Sequence[Duty]) -> Sequence[Duty]:
+        if not duties:
+            return ()
+        async with self._database.begin() as connection:
+            return [
+                duty for duty in duties if await duty_rows.take(connection, self._database, duty.name, duty.interval_s)
+            ]
 
     async def _do(self, duty: Duty) -> None:
         try:
@@ -263,6 +291,26 @@ class Duties:
                 if step.finished or step.throttled:
                     break
 
+    async def send_own_events(self) -> None:
+        """Tells of deliveries that died, and sends the heartbeats that are due."""
+        database = self._database
+        async with database.read() as connection:
+            untold, beats = await own_events.untold(connection, database), await heartbeats.due(connection, database)
+        for _ in range(STEPS if untold else 0):
+            async with database.begin() as connection:
+                told = await own_events.tell_of_deaths(connection, database, TOLD_OF)
+            if told:
+                self._work_made()
+            if told < TOLD_OF:
+                break
+        for _ in range(STEPS if beats else 0):
+            async with database.begin() as connection:
+                looked_at, made = await heartbeats.send_due(connection, database, BATCH)
+            if made:
+                self._work_made()
+            if looked_at < BATCH:
+                break
+
     async def expire_callbacks(self) -> None:
         """Gives callbacks whose job has settled their `expires_at`, once nothing waits for them."""
         for _ in range(STEPS):
@@ -289,6 +337,8 @@ class Duties:
             changed = await endpoint_status.disable(connection, self._database, endpoint_row, reason)
         if changed:
             log.warning("endpoint.disabled", endpoint_id=public_id(Kind.ENDPOINT, endpoint_row), reason=reason)
+            # Others may be told of it.
+            self._work_made()
         await self._cancel(endpoint_row, reason)
 
     async def cancel_waiting(self) -> None:
@@ -349,13 +399,18 @@ class Duties:
                 )
 
     async def measure(self) -> None:
-        """Refreshes this process's gauges of the whole deployment."""
+        """Refreshes this process's gauges of the whole deployment; seldom where counting takes long."""
+        began_s = self._deployment.clock.monotonic()
+        if began_s < self._measure_again_s:
+            return
         try:
             async with self._database.read() as connection:
                 measured = await gauges.measure(connection, self._database)
         except StoreUnavailable:
             metrics.store_outages.labels("gauges").inc()
             return
+        ended_s = self._deployment.clock.monotonic()
+        self._measure_again_s = ended_s + MEASURE_REST * (ended_s - began_s)
         for state, count in measured.deliveries.items():
             metrics.backlog.labels(state).set(count)
         metrics.queued.set(measured.queued)

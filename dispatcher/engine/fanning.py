@@ -27,6 +27,11 @@ BUSY_BATCH = 50
 #: How long producers are told not to notify, and how often the queue is looked at meanwhile, in seconds.
 BUSY_S = 0.5
 BUSY_POLL_S = 0.01
+#: How long the next look waits where another was fanning out, doubled each time, in seconds.
+CONTENDED_S = 0.005
+CONTENDED_MOST_S = 0.3
+#: An event that goes to more endpoints than this keeps its publisher waiting too long to be fanned out on the way.
+WIDE = 20
 
 
 class Fanning:
@@ -52,18 +57,35 @@ class Fanning:
         self._numbered = numbered
         self._busy_until = 0.0
         self._callbacks_at = 0.0
+        self._at_work = False
+        self._contended_s = 0.0
+        self._per_event = 1.0
         self._batch = FIRST_BATCH
         #: Events that are to be fanned out each by itself, since one of so many cannot be.
         self._singly = 0
+
+    @property
+    def behind(self) -> bool:
+        """Whether events had better wait in the queue: somebody is at it, or each goes to many endpoints."""
+        return self._at_work or self._per_event > WIDE or self._clock.monotonic() < self._busy_until
 
     async def run(self) -> None:
         """Runs until it is cancelled."""
         while True:
             self._pulse.quiet()
-            if not await self.once():
+            self._at_work = True
+            try:
+                found = await self.once()
+            finally:
+                self._at_work = False
+            if not found:
                 await self._pulse.found_nothing()
-                busy = self._clock.monotonic() < self._busy_until
-                await self._pulse.wait(BUSY_POLL_S if busy else self._poll_interval_s)
+                await self._pulse.wait(self._pause_s())
+
+    def _pause_s(self) -> float:
+        if self._clock.monotonic() < self._busy_until:
+            return BUSY_POLL_S
+        return min(self._contended_s or self._poll_interval_s, self._poll_interval_s)
 
     async def once(self) -> int:
         """One batch; answers how many events left the queue and how many new callbacks were looked at."""
@@ -75,24 +97,13 @@ class Fanning:
             log.exception("fan_out.batch_failed", events=self._batch)
             self._singly = self._batch
             return self._batch
-        for rejected in result.rejected:
-            log.error("event.rejected", event_row=rejected.event_row, reason=rejected.reason)
-            metrics.unreadable.labels("event").inc()
+        self.settle(result)
+        self._contended_s = min(CONTENDED_MOST_S, 2 * self._contended_s or CONTENDED_S) if result.contended else 0.0
         if result.events:
-            per_event = max(1.0, result.deliveries / result.events)
-            self._batch = max(1, min(BATCH, self._batch * 4, int(DELIVERIES / per_event)))
-            metrics.fanned_out.inc(result.events)
-            metrics.deliveries_made.inc(result.deliveries)
-        if result.superseded:
-            metrics.settled.labels(DeliveryState.SUPERSEDED, Reason.SUPERSEDED).inc(result.superseded)
-            log.debug("delivery.superseded", count=result.superseded)
-        if result.held:
-            self._held()
+            self._batch = max(1, min(BATCH, self._batch * 4, int(DELIVERIES / self._per_event)))
         if result.deliveries or result.superseded:
             # A head that was superseded has freed its lane.
             self._made.ring()
-        if result.jobs:
-            self._numbered(result.jobs)
         if result.events >= BUSY_BATCH and self._clock.monotonic() > self._busy_until - BUSY_S / 2:
             # Noted first: as long as producers may be silent, the queue is looked at without being asked.
             self._busy_until = self._clock.monotonic() + BUSY_S + BUSY_POLL_S
@@ -100,6 +111,23 @@ class Fanning:
         if not result.catch_up or (result.events and self._clock.monotonic() < self._callbacks_at):
             return result.events
         return result.events + await patiently("fan_out", self._catch_up)
+
+    def settle(self, result: FannedOut) -> None:
+        """Tells whom it concerns what was fanned out, by this loop or beside a publisher's events."""
+        for rejected in result.rejected:
+            log.error("event.rejected", event_row=rejected.event_row, reason=rejected.reason)
+            metrics.unreadable.labels("event").inc()
+        if result.events:
+            self._per_event = max(1.0, result.deliveries / result.events)
+            metrics.fanned_out.inc(result.events)
+            metrics.deliveries_made.inc(result.deliveries)
+        if result.superseded:
+            metrics.settled.labels(DeliveryState.SUPERSEDED, Reason.SUPERSEDED).inc(result.superseded)
+            log.debug("delivery.superseded", count=result.superseded)
+        if result.held:
+            self._held()
+        if result.jobs:
+            self._numbered(result.jobs)
 
     async def _catch_up(self) -> int:
         self._callbacks_at = self._clock.monotonic() + CALLBACKS_LINGER_S

@@ -59,7 +59,10 @@ async def send_test(deployment: Deployment, endpoint_row: int) -> Tested:
         traceparent=None,
         data=encode({"message": "This is a test event.", "endpoint_id": policy.endpoint_id, "sent_at": rfc3339(now)}),
     )
-    client = HttpClient(deployment.egress, connect_timeout_s=deployment.settings.connect_timeout.total_seconds())
+    settings = deployment.settings
+    client = HttpClient(
+        deployment.egress, connect_timeout_s=settings.connect_timeout.total_seconds(), kind=settings.client
+    )
     started = clock.monotonic()
     try:
         exchange = await client.post(sign(claimed, policy, now), now)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta, tzinfo
 
 import pytest
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dispatcher.engine.attempt import Ended
 from dispatcher.engine.burial import Burial
@@ -15,7 +16,9 @@ from dispatcher.rules.verdict import Outcome
 from dispatcher.service import dead_letters, endpoint_changes, redeliveries
 from dispatcher.service.models import DeadLetterRedeliver, RotateSecret
 from dispatcher.states import AttemptError, DeliveryState, EndpointStatus, Reason, RunState
-from dispatcher.store import duty_rows, endpoint_status
+from dispatcher.store import duty_rows, endpoint_status, gauges
+from dispatcher.store.database import Database
+from dispatcher.store.gauges import Measured
 from dispatcher.store.hot import Claimed, HotStore, Orphan
 from dispatcher.store.partitions import list_partitions
 from tests.clock import FakeClock
@@ -423,3 +426,26 @@ async def test_duties_go_on_when_the_wall_clock_is_set_back(monkeypatch: pytest.
                 await ticks.get()
     finally:
         scheduler.shutdown(wait=False)
+
+
+async def test_what_waits_is_counted_seldom_where_that_takes_long(
+    outpost: Outpost, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = []
+
+    async def slowly(connection: AsyncConnection, database: Database) -> Measured:
+        counts.append(clock.monotonic())
+        clock.advance(2)
+        return await measure(connection, database)
+
+    measure = gauges.measure
+    monkeypatch.setattr(gauges, "measure", slowly)
+    async with outpost.dispatcher() as dispatcher:
+        duties = dispatcher._running.duties  # type: ignore[union-attr]
+        await duties.measure()
+        counts.clear()
+        for _ in range(100):
+            clock.advance(15)
+            await duties.measure()
+    # For 1 % of the time at the most.
+    assert 6 <= len(counts) <= 9

@@ -179,7 +179,7 @@ async def test_a_callback_that_commits_while_its_jobs_end_is_fanned_out_is_told(
         fanning = asyncio.create_task(store._fanning.transact(slowly))
         await matched.wait()
         late = await outpost.endpoint(job_id="job_1")
-        assert await other.fan_out(10) == FannedOut(0, 0)
+        assert await other.fan_out(10) == FannedOut(0, 0, contended=True)
         catching_up = asyncio.create_task(_catch_up(outpost))
         # It must wait for the fan-out, or it would find a job that has not settled.
         async with asyncio.timeout(20), outpost.database.read() as connection:

@@ -13,11 +13,12 @@ from sqlalchemy.engine import make_url
 
 from dispatcher.clock import SystemClock
 from dispatcher.errors import StoreUnavailable
+from dispatcher.outbox.events import new_event
 from dispatcher.states import AttemptError, DeliveryState
 from dispatcher.store import database as database_module
 from dispatcher.store import migrate
 from tests.chaos.tcp_proxy import TcpProxy
-from tests.outpost import Outpost
+from tests.outpost import PATIENCE_S, Outpost
 from tests.postgres_server import OwnPostgres
 from tests.receiver import Received, Receiver
 
@@ -202,3 +203,35 @@ async def test_a_claim_whose_answer_was_lost_is_given_up_at_once_and_made_again(
     assert [(row.number, row.error) for row in await direct.attempts()] == [(1, AttemptError.INTERRUPTED), (2, None)]
     assert len(receiver.received()) == 1
     await direct.close()
+
+
+async def test_who_publishes_through_a_crash_is_told_what_is_known_and_may_publish_again(
+    outpost: Outpost, stoppable_postgres: OwnPostgres, receiver: Receiver
+) -> None:
+    await outpost.endpoint(receiver.url("/hook"))
+
+    async with outpost.dispatcher() as dispatcher:
+
+        async def publish(number: int) -> bool:
+            event = new_event("job.step", str(number), id=f"e{number}", job_id=f"job_{number % 7}", max_payload=99)
+            try:
+                await dispatcher.ingest.publish([event])
+            except StoreUnavailable:
+                return False
+            return True
+
+        assert all(await asyncio.gather(*(publish(number) for number in range(10))))
+        await receiver.wait_for(10)
+        stopping = asyncio.create_task(asyncio.to_thread(stoppable_postgres.stop))
+        told = await asyncio.gather(*(publish(number) for number in range(10, 40)))
+        await stopping
+        assert not await publish(40)
+        await asyncio.to_thread(stoppable_postgres.start)
+        stored = {row.id for row in await outpost.rows("events")}
+        assert stored >= {f"e{number}" for number, known in enumerate(told, 10) if known}
+        assert all(await asyncio.gather(*(publish(number) for number in range(60))))
+        async with asyncio.timeout(PATIENCE_S):
+            while len({request.headers["webhook-id"] for request in receiver.received()}) < 60:
+                await dispatcher.until_idle()
+    assert await outpost.count("events") == 60
+    assert [row.state for row in await outpost.deliveries()] == [DeliveryState.DELIVERED] * 60
