@@ -61,6 +61,7 @@ async def deployed(database_url: str, **settings: Any) -> AsyncIterator[Deployed
             dispatcher.deployment,
             admin_key=ADMIN_KEY,
             on_published=dispatcher.wake,
+            ingest=dispatcher.ingest,
             condition=dispatcher.condition,
         )
         runner = ApiRunner(app, most_connections=100, access_log=None)

@@ -21,6 +21,8 @@ from dispatcher.api.request_body import read_body
 from dispatcher.api.route import Call, Client, Door, Reply, Route, Scope, Stream
 from dispatcher.api.runner import Connection
 from dispatcher.api.table import ROUTES
+from dispatcher.engine.dispatcher import open_store
+from dispatcher.engine.ingest import ByTheQueue, Ingest
 from dispatcher.engine.vitals import Condition
 from dispatcher.errors import DispatcherError, InvalidField, NotFound
 from dispatcher.logs import logger
@@ -38,6 +40,8 @@ _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,253}[\x21-\x7e])?")
 STALLED_S = 60.0
 #: And for so long when the process ends.
 LEAVING_S = 1.0
+#: What is being stored may take so long when the process ends.
+CLOSING_S = 2.0
 _BODY_METHODS = frozenset({"POST", "PATCH", "PUT"})
 
 
@@ -68,21 +72,28 @@ def create_app(
     metrics: CollectorRegistry = registry,
     on_published: Callable[[], None] | None = None,
     readers: JobReaders | None = None,
+    ingest: Ingest | None = None,
     condition: Callable[[], Condition] | None = None,
 ) -> web.Application:
     """The API on a deployment, with no dispatcher inside.
 
     `on_published` is called after each commit that may have made work: published events, a redelivery, a resume.
     `condition` asks the dispatcher in this process, if there is one, how it is.
+    `ingest` is the dispatcher's in this process; without it what is published waits in the outbox for another's.
     `readers` are those whom a dispatcher in this process wakes; they are let go when the application shuts down.
     """
     document, page = _documentation()
     followers = readers or JobReaders(deployment)
+    committer, store = ingest, None
+    if committer is None:
+        store = open_store(deployment.database, deployment.settings)
+        committer = Ingest(store, ByTheQueue(on_published or _nobody))
     door = Door(
         deployment=deployment,
         keys=KeyCache(deployment, admin_key),
         registry=metrics,
         readers=followers,
+        ingest=committer,
         writing=set(),
         wake=on_published or _nobody,
         condition=condition,
@@ -116,7 +127,13 @@ def create_app(
         for transport in list(door.writing):
             transport.abort()
 
+    async def close_store(app: web.Application) -> None:
+        if store is not None:
+            await door.ingest.finish(CLOSING_S)
+            await store.close()
+
     app.on_response_prepare.append(add_headers)
+    app.on_cleanup.append(close_store)
     # Before the server waits for what is being answered.
     app.on_shutdown.append(let_readers_go)
     return app

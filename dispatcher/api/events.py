@@ -22,7 +22,7 @@ _EXAMPLE = {"type": "job.completed", "job_id": "job_1", "data": {"status": "succ
 
 
 async def publish(call: Call[EventPublish, TenantQuery]) -> Reply:
-    """Writes one event and wakes the dispatcher."""
+    """Writes one event; the committer has it sent."""
     event = call.body
     if call.idempotency_key is not None:
         if event.id is not None:
@@ -30,15 +30,13 @@ async def publish(call: Call[EventPublish, TenantQuery]) -> Reply:
         if event.idempotency_key not in (None, call.idempotency_key):
             raise InvalidField("idempotency_key", "differs from the header Idempotency-Key; give it once")
         event = event.model_copy(update={"idempotency_key": call.idempotency_key})
-    accepted = await events.publish(call.deployment, event, tenant=call.owner)
-    call.door.wake()
+    accepted = await events.publish(call.deployment, event, tenant=call.owner, ingest=call.door.ingest)
     return Reply(202, accepted, {"Location": f"/v1/events/{accepted.id}"})
 
 
 async def publish_batch(call: Call[list[EventPublish], TenantQuery]) -> Reply:
-    """Writes all events or none, and wakes the dispatcher."""
-    accepted = await events.publish_batch(call.deployment, call.body, tenant=call.owner)
-    call.door.wake()
+    """Writes all events or none; the committer has them sent."""
+    accepted = await events.publish_batch(call.deployment, call.body, tenant=call.owner, ingest=call.door.ingest)
     return Reply(202, accepted)
 
 

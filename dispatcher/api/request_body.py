@@ -61,9 +61,8 @@ class NoBody(GivenFields):
 
 
 async def _read(request: web.Request, limit: int) -> bytes:
-    too_large = f"the body is larger than {format_size(limit)}, the most that this route takes"
     if request.content_length is not None and request.content_length > limit:
-        raise TooLarge(too_large)
+        raise _too_large(limit)
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
         raise WrongContentType("a compressed body is not read: send it without Content-Encoding")
     chunks, size = [], 0
@@ -72,13 +71,17 @@ async def _read(request: web.Request, limit: int) -> bytes:
             async for chunk in request.content.iter_any():
                 size += len(chunk)
                 if size > limit:
-                    raise TooLarge(too_large)
+                    raise _too_large(limit)
                 chunks.append(chunk)
     except TimeoutError:
         raise TooSlow(f"the body was not here within {BODY_S:g} s; send less at a time") from None
     except (ConnectionError, PayloadEncodingError, web.RequestPayloadError):
         raise Unreadable("the body broke off, or is not chunked as HTTP wants it") from None
     return b"".join(chunks)
+
+
+def _too_large(limit: int) -> TooLarge:
+    return TooLarge(f"the body is larger than {format_size(limit)}, the most that this route takes")
 
 
 def _check_content_type(request: web.Request) -> None:

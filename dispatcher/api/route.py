@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry
 from pydantic import BaseModel
 
 from dispatcher.api.auth import KeyCache
+from dispatcher.engine.ingest import Ingest
 from dispatcher.engine.vitals import Condition
 from dispatcher.service import models
 from dispatcher.service.job_readers import JobReaders
@@ -42,6 +43,8 @@ class Door:
     keys: KeyCache
     registry: CollectorRegistry
     readers: JobReaders
+    #: Stores what is published, and has it sent.
+    ingest: Ingest
     #: Connections of streams that are being written to, for as long as their client takes.
     writing: set[Transport]
     #: Tells a dispatcher in this process that there is work.

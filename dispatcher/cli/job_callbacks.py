@@ -32,6 +32,7 @@ def callback(
     ordered: options.Ordered = None,
     order_hold_s: options.OrderHoldS = None,
     progress_interval_s: options.ProgressIntervalS = None,
+    heartbeat_s: options.HeartbeatS = None,
     signature_header: options.SignatureHeader = None,
     signature_prefix: options.SignaturePrefix = None,
     headers: options.Headers = None,

@@ -173,6 +173,15 @@ ProgressIntervalS = Annotated[
         help="The least time between two progress deliveries of one job; `null`: no limit.",
     ),
 ]
+HeartbeatS = Annotated[
+    Any,
+    typer.Option(
+        "--heartbeat-s",
+        parser=read_nullable_number,
+        metavar="SECONDS",
+        help="Send a webhook.heartbeat after so long without a delivery (10 or more); `null`: never.",
+    ),
+]
 SignatureHeader = Annotated[
     str | None,
     typer.Option("--signature-header", help="An additional header with a hex HMAC-SHA256 of the body; `null`: none."),

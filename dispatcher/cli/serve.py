@@ -42,6 +42,7 @@ async def _serve(settings: Settings) -> None:
             admin_key=admin_key,
             on_published=dispatcher.wake,
             readers=readers,
+            ingest=dispatcher.ingest,
             condition=dispatcher.condition,
         )
         grace_s = settings.shutdown_grace.total_seconds()

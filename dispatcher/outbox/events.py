@@ -2,54 +2,25 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal
+from functools import lru_cache
+from itertools import groupby
+from typing import Any
 
-from sqlalchemy import Connection, select, tuple_
+from sqlalchemy import Connection, Insert, Table, select, tuple_
 from sqlalchemy.dialects import postgresql, sqlite
 
 from dispatcher.clock import parse_rfc3339
-from dispatcher.errors import IdempotencyConflict, InvalidField, TooLargeField
+from dispatcher.errors import InvalidField, TooLargeField
 from dispatcher.ids import EVENT_ID, event_id_for_key, new_event_id
 from dispatcher.rules.event_types import check_type
-from dispatcher.rules.json_text import same
+from dispatcher.rules.new_events import NewEvent
 from dispatcher.states import EventKind
 from dispatcher.store.tables import Tables
 from dispatcher.units import format_size
 
+_UNKEPT = re.compile("[\x00-\x1f\ud800-\udfff]")
 _TRACEPARENT = re.compile(r"^(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}\Z")
-
-#: Bodies above this many bytes are legal and unusual: receivers' defaults begin to refuse them.
-WARN_ABOVE = 20_000
-
-
-@dataclass(frozen=True, slots=True)
-class NewEvent:
-    """An event that may be inserted."""
-
-    id: str
-    tenant: str
-    type: str
-    #: Compact JSON text.
-    data: str
-    job_id: str | None
-    kind: EventKind | None
-    timestamp: datetime | None
-    traceparent: str | None
-    #: The field that its id follows from, where an event of this id may exist already with the same content.
-    repeatable: Literal["id", "idempotency_key"] | None
-    #: How an error names it in a batch, like `events/3/`.
-    at: str = ""
-
-    @property
-    def warnings(self) -> list[str]:
-        """What is legal and unwise."""
-        size = len(self.data.encode())
-        found = [f"data is {size} bytes; some receivers refuse bodies above 20 kB"] if size > WARN_ABOVE else []
-        if self.job_id is None and self.kind not in (None, EventKind.STATE):
-            found.append(f"kind {self.kind} has no effect without a job_id")
-        return found
 
 
 def new_event(
@@ -114,23 +85,26 @@ def insert_events(
     Raises `IdempotencyConflict` when one of a repeated id has other content; then some may be inserted, and the
     caller's rollback removes them.
     """
-    e = tables.events.c
-    make = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
-    statement = (
-        make(tables.events)
-        .on_conflict_do_nothing(index_elements=[e.tenant, e.id])
-        .returning(e.tenant, e.id, e.created_at)
-    )
+    statement = _insertion(tables.events, connection.dialect.name)
     rows = [_row(event, now) for event in events]
     stored: dict[tuple[str, str], datetime] = {}
-    # One statement for those with a timestamp and one for those that get the database's.
-    for group in ([row for row in rows if "timestamp" in row], [row for row in rows if "timestamp" not in row]):
-        if group:
-            stored |= {(tenant, id): created_at for tenant, id, created_at in connection.execute(statement, group)}
+    # A statement takes those that have a timestamp, or those that get the database's: as far as their order allows.
+    for _, alike in groupby(rows, lambda row: "timestamp" in row):
+        group = list(alike)
+        # A list, even of one, goes the longer way of many.
+        inserted = connection.execute(statement, group if len(group) > 1 else group[0])
+        stored |= {(tenant, id): created_at for tenant, id, created_at in inserted}
     repeated = [event for event in events if (event.tenant, event.id) not in stored]
     # Two of one id in this very batch: the first was stored, and the second must say the same.
     repeated += [event for event in events if event.repeatable and event not in repeated and len(events) > 1]
     return stored | _same_or_conflict(connection, tables, repeated) if repeated else stored
+
+
+@lru_cache(maxsize=16)
+def _insertion(events: Table, dialect: str) -> Insert:
+    e = events.c
+    make = sqlite.insert if dialect == "sqlite" else postgresql.insert
+    return make(events).on_conflict_do_nothing(index_elements=[e.tenant, e.id]).returning(e.tenant, e.id, e.created_at)
 
 
 def _same_or_conflict(
@@ -148,25 +122,9 @@ def _same_or_conflict(
     }
     for event in events:
         row = there[event.tenant, event.id]
-        if not same_content(event, row.type, row.job_id, row.kind, row.data, row.timestamp):
-            raise IdempotencyConflict(
-                f"{event.at}{event.repeatable or 'id'}: event {event.id} exists already with other content;"
-                f" use a fresh {event.repeatable or 'id'}"
-            )
+        if not event.says(row.type, row.job_id, row.kind, row.data, row.timestamp):
+            raise event.conflict()
     return {key: row.created_at for key, row in there.items()}
-
-
-def same_content(
-    event: NewEvent, type: str, job_id: str | None, kind: str | None, data: str, timestamp: datetime
-) -> bool:
-    """Whether a stored event says the same: type, job, kind, data as parsed JSON, and the timestamp if one is given."""
-    return (
-        event.type == type
-        and event.job_id == job_id
-        and event.kind == kind
-        and (event.timestamp is None or event.timestamp == timestamp)
-        and (event.data == data or same(event.data, data))
-    )
 
 
 def _row(event: NewEvent, now: datetime | None) -> dict[str, Any]:
@@ -195,7 +153,7 @@ def check_text(field: str, value: object, most: int) -> None:
 
 def check_characters(field: str, value: str) -> None:
     """Raises `InvalidField` for characters that a database or a header cannot keep."""
-    if any(ord(character) < 32 or 0xD800 <= ord(character) < 0xE000 for character in value):
+    if _UNKEPT.search(value):
         raise InvalidField(field, "must not contain control characters or lone surrogates")
 
 

@@ -50,6 +50,7 @@ class Endpoint(Answer):
     ordered: bool
     order_hold_s: float | None
     progress_interval_s: float | None
+    heartbeat_s: float | None
     signature_header: str | None
     signature_prefix: str
     headers: dict[str, str] = Field(description="Names of its static headers; values read `***`.")

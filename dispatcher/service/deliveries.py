@@ -2,12 +2,13 @@
 
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import or_, select
 from sqlalchemy.engine import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dispatcher.errors import Conflict, NotFound
 from dispatcher.ids import Kind, row_id
+from dispatcher.rules.own_events import HEARTBEAT
 from dispatcher.service.delivery_views import attempt_view, attempts_with_endpoint, view, with_events
 from dispatcher.service.models import Delivery, DeliveryWithLog, Page
 from dispatcher.service.pages import DEFAULT_PAGE, Order, fetch_page
@@ -39,10 +40,16 @@ async def list_page(
     event_id: str | None = None,
     job_id: str | None = None,
 ) -> Page[Delivery]:
-    """A part of the deliveries, newest first. Raises `InvalidField`."""
+    """A part of the deliveries, newest first; heartbeats only where `endpoint_id` or `event_id` is given.
+
+    Raises `InvalidField`.
+    """
     tables = deployment.database.tables
     deliveries, events = tables.deliveries.c, tables.events.c
     statement = with_events(tables).where(within(tenant, deliveries.tenant))
+    if endpoint_id is None and event_id is None:
+        # Also what lost its event's row.
+        statement = statement.where(or_(events.type.is_(None), events.type != HEARTBEAT))
     if state is not None:
         statement = statement.where(deliveries.state == text_filter("state", state))
     if endpoint_id is not None:

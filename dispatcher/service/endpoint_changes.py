@@ -50,6 +50,8 @@ async def update(deployment: Deployment, endpoint_id: str, body: EndpointUpdate,
             values["retry_schedule"] = schedule_text(values["retry_schedule"])
         if "metadata" in values:
             values["metadata"] = json.dumps(values["metadata"], ensure_ascii=False)
+        if "heartbeat_s" in values:
+            values["heartbeat_due_at"] = None if values["heartbeat_s"] is None else deployment.database.now()
         if "url" in body.model_fields_set:
             values |= await _url_columns(connection, deployment, body.url)
         values |= _header_columns(deployment, row, body, values.get("url_shown", row.url_shown))
@@ -188,6 +190,7 @@ async def _start_afresh(connection: AsyncConnection, database: Database, row: Ro
             backoff_several=False,
             paused_until=None,
             ramp=None,
+            takes=None,
             first_failure_at=None,
         )
     )

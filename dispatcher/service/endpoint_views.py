@@ -70,6 +70,7 @@ def endpoint_view(row: Row[Any]) -> Endpoint:
         ordered=row.ordered,
         order_hold_s=row.order_hold_s,
         progress_interval_s=row.progress_interval_s,
+        heartbeat_s=row.heartbeat_s,
         signature_header=row.signature_header,
         signature_prefix=row.signature_prefix,
         headers=dict.fromkeys(json_text.read(row.header_names, list[str], []), REDACTED),

@@ -2,10 +2,13 @@
 
 import json
 
-from sqlalchemy import func, literal, or_, select, true
+from sqlalchemy import and_, func, literal, or_, select, true
 from sqlalchemy.sql.expression import ColumnElement
 
 from dispatcher.errors import Conflict, InvalidField
+from dispatcher.ids import Kind, public_id
+from dispatcher.rules.event_types import RESERVED_PREFIX
+from dispatcher.rules.own_events import HEARTBEAT
 from dispatcher.service.endpoint_changes import Action, delete, rotate_secret, set_status, update
 from dispatcher.service.endpoint_registration import create, create_callback
 from dispatcher.service.endpoint_views import endpoint_view, find, view
@@ -89,6 +92,7 @@ async def recover(deployment: Deployment, endpoint_id: str, body: Recover, *, te
             events.created_at < body.until if body.until is not None else true(),
             events.job_id == endpoint.job_id if endpoint.job_id is not None else true(),
             or_(*(_fits(database.tables, pattern) for pattern in patterns)),
+            _not_about(database.tables, public_id(Kind.ENDPOINT, endpoint.row_id)),
             ~settled_or_under_way.exists(),
             # What waits to be fanned out comes to this endpoint anyway.
             events.row_id.not_in(select(queue.event_row).where(queue.tenant == endpoint.tenant)),
@@ -112,9 +116,21 @@ async def send_test(deployment: Deployment, endpoint_id: str, *, tenant: str | N
 def _fits(tables: Tables, pattern: str) -> ColumnElement[bool]:
     event_type = tables.events.c.type
     if pattern == "*":
-        return true()
+        return ~_ours(tables)
     if pattern.endswith(".*"):
         # No LIKE: `_` is a wild card there, and SQLite's ignores case.
         prefix = pattern.removesuffix("*")
         return func.substr(event_type, 1, len(prefix)) == prefix
     return event_type == pattern
+
+
+def _ours(tables: Tables) -> ColumnElement[bool]:
+    """Whether an event is the dispatcher's own."""
+    return func.substr(tables.events.c.type, 1, len(RESERVED_PREFIX)) == RESERVED_PREFIX
+
+
+def _not_about(tables: Tables, endpoint_id: str) -> ColumnElement[bool]:
+    """Not what the dispatcher says about the endpoint itself, nor anybody's heartbeats: these nobody misses."""
+    events = tables.events.c
+    about = events.data.contains(f'"endpoint_id":"{endpoint_id}"', autoescape=True)
+    return or_(~_ours(tables), and_(events.type != HEARTBEAT, ~about))

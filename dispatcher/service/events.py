@@ -1,4 +1,4 @@
-"""Publishing through the service, and events as they were published: one transaction per call, all or none."""
+"""Publishing through the service, and events as they were published: each call stores all of its events or none."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -7,9 +7,12 @@ from typing import Any
 from sqlalchemy import Select, select
 from sqlalchemy.engine import Row
 
+from dispatcher.engine.ingest import Ingest
 from dispatcher.errors import Conflict, InvalidField, NotFound
-from dispatcher.outbox.events import NewEvent, insert_events, new_event
+from dispatcher.outbox.events import insert_events, new_event
 from dispatcher.rules.kinds import EventKinds
+from dispatcher.rules.new_events import NewEvent
+from dispatcher.rules.own_events import HEARTBEAT
 from dispatcher.service.delivery_views import view as delivery_view
 from dispatcher.service.delivery_views import with_events
 from dispatcher.service.models import (
@@ -26,31 +29,37 @@ from dispatcher.service.scope import events_of_job, text_filter, within
 from dispatcher.states import EventKind
 from dispatcher.store.database import Database
 from dispatcher.store.deployment import Deployment
+from dispatcher.store.ingest import Created
 from dispatcher.store.tables import Tables
 
 #: Payloads above this many bytes are accepted with a warning: many receivers' limits are near.
 WARN_ABOVE_BYTES = 20_000
 
 
-async def publish(deployment: Deployment, body: EventPublish, *, tenant: str) -> EventAccepted:
+async def publish(
+    deployment: Deployment, body: EventPublish, *, tenant: str, ingest: Ingest | None = None
+) -> EventAccepted:
     """Stores an event of `body.tenant`, else of `tenant`; the caller's right to name it was checked.
 
-    The same id or idempotency key with the same content again gives the same answer and stores nothing.
+    The same id or idempotency key with the same content again gives the same answer and stores nothing. With `ingest`
+    it shares a transaction with whoever publishes just now, else it has its own.
     Raises `InvalidField`, `IdempotencyConflict`.
     """
     event = _new(deployment, body, tenant, "")
-    created_at = (await _store(deployment.database, [event]))[event.tenant, event.id]
+    created_at = (await _store(deployment.database, [event], ingest))[event.key]
     return EventAccepted(
         id=event.id, type=event.type, job_id=event.job_id, created_at=created_at, warnings=event.warnings
     )
 
 
-async def publish_batch(deployment: Deployment, bodies: Sequence[EventPublish], *, tenant: str) -> BatchAccepted:
+async def publish_batch(
+    deployment: Deployment, bodies: Sequence[EventPublish], *, tenant: str, ingest: Ingest | None = None
+) -> BatchAccepted:
     """Stores all events or none, in their order. Raises like `publish`, with fields named `events/3/data`."""
     if not 1 <= len(bodies) <= BATCH_LENGTH:
         raise InvalidField("events", f"takes 1 to {BATCH_LENGTH} events, not {len(bodies)}; split the batch")
     events = [_new(deployment, body, tenant, f"events/{place}/") for place, body in enumerate(bodies)]
-    await _store(deployment.database, events)
+    await _store(deployment.database, events, ingest)
     return BatchAccepted(ids=[event.id for event in events])
 
 
@@ -91,13 +100,14 @@ async def list_page(
 ) -> Page[Event]:
     """A part of the events, newest first; `since` and `until` are about when they were published.
 
+    Heartbeats only where `type` names them: with many endpoints they would be most of the newest.
+
     Raises `InvalidField`.
     """
     tables = deployment.database.tables
     events = tables.events.c
     statement = _numbered(tables).where(within(tenant, events.tenant))
-    if type is not None:
-        statement = statement.where(events.type == text_filter("type", type))
+    statement = statement.where(events.type != HEARTBEAT if type is None else events.type == text_filter("type", type))
     if job_id is not None:
         statement = statement.where(events.row_id.in_(events_of_job(tables, text_filter("job_id", job_id), tenant)))
     if since is not None:
@@ -128,7 +138,9 @@ def _new(deployment: Deployment, body: EventPublish, tenant: str, at: str) -> Ne
     )
 
 
-async def _store(database: Database, events: Sequence[NewEvent]) -> dict[tuple[str, str], datetime]:
+async def _store(database: Database, events: Sequence[NewEvent], ingest: Ingest | None) -> Created:
+    if ingest is not None:
+        return await ingest.publish(events)
     async with database.begin() as connection:
         return await connection.run_sync(insert_events, database.tables, events, database.literal_now())
 

@@ -1,12 +1,10 @@
 """What holds for every answer, whatever the route."""
 
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any
 
 import pytest
-from sqlalchemy import event
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -15,6 +13,8 @@ from dispatcher.errors import StoreUnavailable
 from dispatcher.service import events, stats
 from dispatcher.store.database import Database
 from dispatcher.store.deployment import Deployment
+from dispatcher.store.sqlite.connection import Connection
+from dispatcher.store.sqlite.store import SqliteStore
 from tests.api import rows
 from tests.api.client import Api
 from tests.api.conftest import running_api
@@ -107,6 +107,11 @@ async def test_a_database_that_does_not_answer_is_a_503_with_retry_after(
 
     monkeypatch.setattr(Database, "read", unreachable)
     monkeypatch.setattr(Database, "begin", unreachable)
+
+    async def unanswered(store: SqliteStore, *given: object) -> None:
+        raise StoreUnavailable("the database file cannot be used")
+
+    monkeypatch.setattr(SqliteStore, "ingest", unanswered)
     for answered in (
         await api.get("/v1/endpoints"),
         await api.post("/v1/events", {"type": "a.b", "data": 1}),
@@ -147,13 +152,17 @@ async def test_a_job_id_may_be_any_printable_text(api: Api) -> None:
         assert (answered.status, answered.pointers) == (422, ["#/job_id"]), job_id
 
 
-async def test_a_file_without_room_is_a_503_that_stores_nothing_and_ends_with_it(deployment: Deployment) -> None:
+async def test_a_file_without_room_is_a_503_that_stores_nothing_and_ends_with_it(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
     most = [0]
+    begin = Connection.begin
 
-    def bound(connection: Any, *_: object) -> None:
-        connection.execute(f"PRAGMA max_page_count = {most[0]}").close()
+    def bound(connection: Connection, wanted: Callable[[], bool]) -> None:
+        connection.one(f"PRAGMA max_page_count = {most[0]}")
+        begin(connection, wanted)
 
-    event.listen(deployment.database.engine.sync_engine.pool, "checkout", bound)
+    monkeypatch.setattr(Connection, "begin", bound)
     async with running_api(deployment) as api:
         most[0] = 1
         refused = await api.post("/v1/events", {"type": "a.b", "data": "x" * 200_000})

@@ -42,7 +42,7 @@ def test_every_field_has_an_option_of_its_name(cli: Cli) -> None:
     endpoint = cli(
         *("endpoints", "create", URL, "--json", "--tenant", "acme", "--description", "a note"),
         *("--event-types", "job.completed", "--event-types", "step.*", "--profile", "flat", "--no-ordered"),
-        *("--order-hold-s", "null", "--progress-interval-s", "2.5"),
+        *("--order-hold-s", "null", "--progress-interval-s", "2.5", "--heartbeat-s", "60"),
         *("--signature-header", "X-Agent-Signature", "--signature-prefix", "sha256="),
         *("--headers", "X-Team: ai", "--headers", "X-Colon: a:b", "--rate-limit", "2.5", "--max-in-flight", "7"),
         *("--retry-schedule", "5s,5m,2h", "--timeout-s", "3", "--metadata", "a=1", "--metadata", "b=x=y"),
@@ -55,6 +55,7 @@ def test_every_field_has_an_option_of_its_name(cli: Cli) -> None:
         "ordered": False,
         "order_hold_s": None,
         "progress_interval_s": 2.5,
+        "heartbeat_s": 60.0,
         "signature_header": "X-Agent-Signature",
         "signature_prefix": "sha256=",
         "headers": {"X-Team": "***", "X-Colon": "***"},

@@ -9,14 +9,16 @@ from pathlib import Path
 
 import pytest
 from aiohttp import web
-from sqlalchemy import text
+from sqlalchemy import inspect, text
 from sqlalchemy.engine import make_url
 
 from dispatcher.clock import SystemClock
 from dispatcher.states import DeliveryState
+from dispatcher.store import migrate
 from tests.cli.conftest import Process, Started
 from tests.cli.gate import Gate
 from tests.outpost import SECRET_KEY, Outpost
+from tests.programs import running_python
 from tests.receiver import Received, Receiver
 
 SETTINGS = {
@@ -39,6 +41,12 @@ async def stopped(process: Process, *signals: signal.Signals) -> None:
         process.process.send_signal(number)
     assert await process.end() == 0, process.lines
     assert not [line for line in process.lines if line.startswith("Traceback")]
+
+
+#: How long two starts of a process may take on a machine that has much else to do, in seconds.
+MIGRATION_PATIENCE_S = 60.0
+#: SIGTERM before this statement of the migration; it has more.
+IN_A_MIGRATION = {"CHAOS_DOOM": "within-migration", "CHAOS_DOOM_AT": "20", "CHAOS_DOOM_SIGNAL": "SIGTERM"}
 
 
 @asynccontextmanager
@@ -64,10 +72,11 @@ async def hanging(receiver: Receiver, path: str) -> AsyncIterator[asyncio.Event]
     answering.set()
 
 
-@pytest.mark.parametrize("away", [Gate.close, Gate.swallow], ids=["refuses", "swallows"])
-@pytest.mark.parametrize("command", ["work", "serve"])
+@pytest.mark.parametrize(
+    ("command", "away"), [("serve", Gate.close), ("work", Gate.swallow)], ids=["serve-refuses", "work-swallows"]
+)
 async def test_while_the_database_is_away_and_a_post_hangs(
-    started: Started, postgres_url: str, receiver: Receiver, away: object, command: str
+    started: Started, postgres_url: str, receiver: Receiver, command: str, away: object
 ) -> None:
     assert callable(away)
     outpost = Outpost(postgres_url, SystemClock())
@@ -129,6 +138,47 @@ async def test_while_it_waits_to_migrate_a_file_that_somebody_else_has_locked(
         assert other.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,)
 
 
+@pytest.mark.timeout(180)
+async def test_in_the_middle_of_a_migration_which_changes_nothing_and_the_next_one_completes(
+    empty_database_url: str,
+) -> None:
+    environment = {"DISPATCHER_DATABASE_URL": empty_database_url}
+    async with running_python("-m", "tests.chaos.doomed", "migrate", **environment, **IN_A_MIGRATION) as first:
+        assert await first.done(MIGRATION_PATIENCE_S) == -signal.SIGTERM, first.lines
+    assert await table_names(empty_database_url) == []
+    async with running_python("-m", "dispatcher", "migrate", **environment) as second:
+        assert await second.done(MIGRATION_PATIENCE_S) == 0, second.lines
+        assert second.said("applied: ")
+    outpost = Outpost(empty_database_url, SystemClock())
+    await outpost.publish()
+    assert await outpost.count("events") == 1
+    await outpost.close()
+
+
+@pytest.mark.timeout(180)
+async def test_in_the_middle_of_the_migration_of_a_dispatchers_start_which_is_done_whole_or_not_at_all(
+    empty_sqlite_url: str,
+) -> None:
+    settings = {f"DISPATCHER_{name.upper()}": value for name, value in SETTINGS.items()}
+    environment = {**settings, "DISPATCHER_DATABASE_URL": empty_sqlite_url}
+    async with running_python("-m", "tests.chaos.doomed", "work", **environment, **IN_A_MIGRATION) as first:
+        assert await first.done(MIGRATION_PATIENCE_S) == 0, first.lines
+    outpost = Outpost(empty_sqlite_url, SystemClock())
+    assert len(await table_names(empty_sqlite_url)) in (0, len(outpost.tables.metadata.tables) + 1)
+    await migrate.upgrade(outpost.database)
+    await outpost.publish()
+    assert await outpost.count("events") == 1
+    await outpost.close()
+
+
+async def table_names(url: str) -> list[str]:
+    outpost = Outpost(url, SystemClock())
+    async with outpost.database.read() as connection:
+        names = await connection.run_sync(lambda sync: inspect(sync).get_table_names())
+    await outpost.close()
+    return names
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_asked_twice_and_the_second_interrupt_waits_for_no_post(
     started: Started, database_url: str, receiver: Receiver, number: signal.Signals
@@ -158,12 +208,11 @@ async def test_asked_twice_and_the_second_interrupt_waits_for_no_post(
     await outpost.close()
 
 
-@pytest.mark.parametrize("processes", [1, 3])
-async def test_while_a_fan_out_of_many_deliveries_runs(
-    started: Started, postgres_url: str, receiver: Receiver, processes: int
+async def test_while_a_fan_out_of_many_deliveries_runs_in_several_processes(
+    started: Started, postgres_url: str, receiver: Receiver
 ) -> None:
     await many_to_fan_out(postgres_url, receiver)
-    async with started("work", "--processes", str(processes), database_url=postgres_url, **PATIENT) as process:
+    async with started("work", "--processes", "3", database_url=postgres_url, **PATIENT) as process:
         await receiver.wait_for(1)
         await stopped(process, signal.SIGTERM, signal.SIGTERM)
     await nothing_lost(postgres_url)

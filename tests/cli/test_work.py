@@ -4,6 +4,8 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 
 import aiohttp
 import pytest
@@ -38,6 +40,23 @@ def test_until_idle_ends_at_once_when_nothing_is_due(cli: Cli, monkeypatch: pyte
     outcome = cli("work", "--until-idle")
     assert outcome.code == 0
     assert outcome.stdout == ""
+
+
+def test_a_schema_that_is_up_to_date_does_not_load_what_migrates(database_url: str) -> None:
+    """Alembic takes ten megabytes of each process."""
+    code = (
+        "import sys; from dispatcher.cli.main import run; code = run(['work', '--until-idle']);"
+        " print(code, 'alembic' in sys.modules, 'mako' in sys.modules)"
+    )
+    environment = {
+        **os.environ,
+        "PYTHONPATH": ":".join(sys.path),
+        "DISPATCHER_DATABASE_URL": database_url,
+        "DISPATCHER_SECRET_KEY": SECRET_KEY,
+        "DISPATCHER_LOG_LEVEL": "error",
+    }
+    ended = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert ended.stdout.split() == ["0", "False", "False"], ended.stderr
 
 
 async def test_one_process_shows_its_health_and_metrics(started: Started, sqlite_url: str) -> None:

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from dispatcher.errors import InvalidField, TooLargeField
-from dispatcher.outbox.events import NewEvent, new_event
+from dispatcher.outbox.events import new_event
+from dispatcher.rules.new_events import NewEvent
 
 _TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 

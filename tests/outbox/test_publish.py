@@ -3,6 +3,7 @@
 import json
 import threading
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 from sqlalchemy import Engine, create_engine, select, text
@@ -13,6 +14,7 @@ from sqlalchemy.pool import NullPool
 
 from dispatcher import ConfigurationError, IdempotencyConflict, InvalidField, prepare_sqlite, publish
 from dispatcher.ids import EVENT_ID, event_id_for_key
+from dispatcher.outbox.events import insert_events, new_event
 from dispatcher.outbox.session import UnpreparedEngine
 from tests.outbox.conftest import sync_url
 from tests.outpost import Outpost
@@ -276,3 +278,11 @@ async def test_events_with_and_without_a_timestamp_keep_their_order(outpost: Out
     async with outpost.database.read() as connection:
         queued = await connection.execute(select(outpost.tables.fanout_queue.c.event_row).order_by("event_row"))
         assert len(queued.all()) == 6
+
+
+async def test_several_are_stored_in_their_order_whichever_have_a_timestamp(engine: Engine, outpost: Outpost) -> None:
+    given: list[dict[str, Any]] = [{}, {"timestamp": "2020-01-02T03:04:05Z"}, {}, {}]
+    events = [new_event("a", "1", max_payload=99, id=f"e{n}", **one) for n, one in enumerate(given)]
+    with engine.begin() as connection:
+        assert len(insert_events(connection, outpost.tables, events)) == 4
+    assert [row.id for row in await outpost.rows("events")] == ["e0", "e1", "e2", "e3"]

@@ -35,6 +35,7 @@ async def test_an_endpoint_is_stored_with_every_field_and_read_back(scene: Scene
         "ordered": False,
         "order_hold_s": None,
         "progress_interval_s": 10.0,
+        "heartbeat_s": 60.0,
         "signature_header": "X-Agent-Signature",
         "signature_prefix": "sha256=",
         "headers": {"X-Api-Key": "k3y"},
