@@ -8,6 +8,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
+from dispatcher.rules.sharing import dice, guaranteed_again, in_turn
 from dispatcher.rules.verdict import Outcome
 from dispatcher.states import AttemptError, DeliveryState, EventKind, Reason
 from dispatcher.store.hot import (
@@ -40,8 +41,12 @@ class Model:
     """The tables and the statements. `now` is the database's clock, in seconds; `exclusive`: SQLite, where who
     enrols is alone."""
 
-    def __init__(self, now: Callable[[], float], *, per_destination: int, exclusive: bool) -> None:
+    def __init__(
+        self, now: Callable[[], float], *, per_destination: int, exclusive: bool, per_process: int = 1000
+    ) -> None:
         self.now = now
+        self.per_process = per_process
+        self._claims = 0
         self.per_destination = per_destination
         self.exclusive = exclusive
         self.endpoints: dict[int, Endpoint] = {}
@@ -57,11 +62,14 @@ class Model:
 
     # What producers and operators do.
 
-    def commit(self, event_type: str, kind: EventKind, job_id: str | None, data: str) -> Event:
+    def commit(
+        self, event_type: str, kind: EventKind, job_id: str | None, data: str, event_id: str | None = None
+    ) -> Event:
         """Commits an event, as a producer's transaction does."""
         row = len(self.events) + 1
         kept = EventKind.STATE if job_id is None else kind
-        event = self.events[row] = Event(row, f"evt_{row:04}", event_type, kept, job_id, data, self.now())
+        event = Event(row, event_id or f"evt_{row:04}", event_type, kept, job_id, data, self.now())
+        self.events[row] = event
         self.queue.append(event)
         return event
 
@@ -72,6 +80,7 @@ class Model:
         delivery.replay = delivery.replay or delivery.attempts > 0
         delivery.reason = delivery.due_at = delivery.hold_until = None
         delivery.late, delivery.failures, delivery.interruptions = False, 0, 0
+        delivery.fresh = False
         self._set(delivery, PENDING)
         return True
 
@@ -124,7 +133,9 @@ class Model:
                 if not endpoint.disabled:
                     made += 1
                     superseded += self._deliver(event, endpoint, job)
-        return FannedOut(len(batch), made, superseded=superseded, jobs=frozenset(jobs))
+        return FannedOut(
+            len(batch), made, superseded=superseded, jobs=frozenset(jobs), rows=frozenset(e.row for e in batch)
+        )
 
     def _number(self, event: Event) -> Job | None:
         if event.job_id is None:
@@ -186,23 +197,35 @@ class Model:
         contended = len(open_rows) < len(willing)
         if not open_rows:
             return ClaimedBatch((), starved=contended, contended=contended)
-        here, there = self._in_flight(set(ended))
-        share = max(1, -(-limit // len(open_rows)))
-        picked: list[Delivery] = []
+        here, there, slots = self._in_flight(set(ended), dispatcher_row)
+        spare = {}
         for row in open_rows:
             endpoint = self.endpoints[row]
-            room = min(
-                endpoint.max_in_flight - here[row],
-                self.per_destination - there[endpoint.destination],
-                share,
-                limit - len(picked),
-            )
-            candidates = sorted((d for d in waiting[row] if not self._busy(d)), key=lambda d: d.row)[: max(0, room)]
-            first: dict[object, Delivery] = {}
-            for delivery in sorted(candidates, key=lambda d: d.sequence or 0):
-                first.setdefault(("alone", delivery.row) if delivery.lane is None else delivery.lane, delivery)
-            picked += sorted(first.values(), key=lambda d: d.row)
-            there[endpoint.destination] += len(first)
+            left = self.per_destination - there[endpoint.destination]
+            spare[row] = max(0, min(endpoint.max_in_flight - here[row], left))
+        share = max(1, -(-limit // max(1, sum(map(bool, spare.values())))))
+        self._claims += 1
+        throw = dice(self._claims)
+        candidates: list[tuple[str, int, int, Delivery]] = []
+        for row in open_rows:
+            mine, room = slots[row], min(spare[row], share)
+            free_to_go = sorted((d for d in waiting[row] if not self._busy(d)), key=lambda d: d.row)
+            fresh = [d for d in free_to_go if d.fresh][:room]
+            again = [d for d in free_to_go if not d.fresh][: max(room - len(fresh), guaranteed_again(room, throw))]
+            heads: dict[object, tuple[int, Delivery]] = {}
+            for place, delivery in enumerate((again + fresh)[:room], mine + 1):
+                lane = ("alone", delivery.row) if delivery.lane is None else delivery.lane
+                if lane not in heads or (delivery.sequence or 0) < (heads[lane][1].sequence or 0):
+                    heads[lane] = place, delivery
+            candidates += [("default", place, delivery.row, delivery) for place, delivery in heads.values()]
+        going = []
+        for candidate in sorted(candidates, key=lambda candidate: candidate[1:3]):
+            destination = candidate[3].endpoint.destination
+            if there[destination] < self.per_destination:
+                there[destination] += 1
+                going.append(candidate)
+        held, per_process = slots.total(), self.per_process
+        picked = in_turn(going, {"default": held}, free=per_process - held, slots=per_process, most=limit)
         if not self.lives(dispatcher_row):
             picked = []
         claimed = [self._begin(delivery, dispatcher_row) for delivery in picked]
@@ -211,9 +234,13 @@ class Model:
     def _open(self, endpoint: Endpoint, now: float) -> bool:
         return not endpoint.paused and not endpoint.disabled and endpoint.paused_until <= now
 
-    def _in_flight(self, ended: set[tuple[int, int]]) -> tuple[Counter[int], Counter[int]]:
+    def _in_flight(
+        self, ended: set[tuple[int, int]], dispatcher_row: int
+    ) -> tuple[Counter[int], Counter[int], Counter[int]]:
+        """By endpoint, by destination, and by endpoint in this dispatcher's slots."""
         flying = [d for d in self.live.values() if d.state is SENDING and (d.row, d.attempts) not in ended]
-        return Counter(d.endpoint.row for d in flying), Counter(d.endpoint.destination for d in flying)
+        mine = Counter(d.endpoint.row for d in flying if d.dispatcher_row == dispatcher_row)
+        return Counter(d.endpoint.row for d in flying), Counter(d.endpoint.destination for d in flying), mine
 
     def _begin(self, d: Delivery, dispatcher_row: int) -> Claimed:
         if d.lane is not None and d.previous_sequence is None:
@@ -279,9 +306,13 @@ class Model:
             self._set(d, DELIVERED)
             return
         d.failures, d.interruptions = finished.failures, finished.interruptions
+        d.fresh = d.fresh and finished.failures == 0
         newer = self.took_its_place(d)
         if newer is not None:
             d.reason, d.superseded_by = Reason.SUPERSEDED, newer
+            self._set(d, SUPERSEDED)
+        elif finished.outcome is Outcome.DROPPED:
+            d.reason = finished.reason
             self._set(d, SUPERSEDED)
         elif finished.outcome is Outcome.DEAD:
             d.reason = finished.reason

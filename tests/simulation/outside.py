@@ -10,12 +10,13 @@ from dispatcher.engine.endpoint_book import EndpointBook
 from dispatcher.errors import StoreUnavailable
 from dispatcher.rules.retry import RetryPolicy
 from dispatcher.rules.verdict import Exchange
-from dispatcher.states import AttemptError
+from dispatcher.states import AttemptError, EventKind
 from dispatcher.store.endpoint_policies import EndpointPolicy
 from dispatcher.store.hot import Claimed, ClaimedBatch, FannedOut, Finished, Orphan, Recorded
+from dispatcher.store.ingest import STRAIGHT_BEHIND, Group, Ingested, Straight, in_order
 from dispatcher.transport.client import Request
 from tests.simulation.model import Model
-from tests.simulation.rows import Endpoint
+from tests.simulation.rows import Endpoint, moment
 from tests.simulation.weather import TIMEOUT_S, Plan
 
 if TYPE_CHECKING:
@@ -142,6 +143,28 @@ class ModelStore:
     async def release(self, batch: Sequence[Claimed]) -> None:
         row = self._row
         await ask(self._process, "release", lambda: self._ledger.released(self._model.release(row, batch)))
+
+    async def ingest(self, groups: Sequence[Group], straight: Straight | None) -> Ingested:
+        row, process = self._row, self._process
+
+        def effect() -> Ingested:
+            events = in_order(groups)
+            made = [self._model.commit(e.type, e.kind or EventKind.STATE, e.job_id, e.data, e.id) for e in events]
+            for event in made:
+                process.world.note(process.name, "ingest", f"{event.id} {event.kind} {event.job_id}")
+            new = [event.row for event in made]
+            answers = [{event.key: moment(self._model.now()) for event in group} for group in groups]
+            if straight is None or process.weather.rng.random() < 0.1:
+                # Something is in its way.
+                return Ingested(answers, new)
+            fanned = self._model.fan_out(len(events) + STRAIGHT_BEHIND)
+            batch = self._model.claim(row, straight.most, straight.ended, process.weather.locked())
+            self._ledger.claimed(process, batch.deliveries, straight.ended)
+            return Ingested(answers, new, fanned, batch)
+
+        done = await ask(process, "ingest", effect)
+        self._ledger.handed(done.claimed.deliveries if done.claimed is not None else ())
+        return done
 
     async def make_due(self, limit: int) -> tuple[int, float | None]:
         def effect() -> tuple[int, float | None]:

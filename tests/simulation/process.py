@@ -10,6 +10,7 @@ from typing import Any, cast
 from dispatcher.engine.dispatcher import Running
 from dispatcher.engine.duties import Duties
 from dispatcher.errors import StoreUnavailable
+from dispatcher.rules.new_events import NewEvent
 from dispatcher.settings import Settings, load
 from dispatcher.states import Reason
 from dispatcher.store.database import Database
@@ -93,6 +94,7 @@ class Process:
         self.calls: dict[Call, None] = {}
         self.asking: dict[asyncio.Task[Any] | None, None] = {}
         self.wake: Callable[[], None] = lambda: None
+        self._requests: set[asyncio.Task[None]] = set()
         self.stopping_at: float | None = None
         #: Until when something was in its way that was not its fault.
         self.troubled_at = float("-inf")
@@ -153,6 +155,17 @@ class Process:
         if self.asking:
             self.ledger.fail("a stop is clean", f"{self.name} has left {len(self.asking)} statements")
         self._gone("exits")
+
+    def publish(self, event: NewEvent) -> None:
+        """Somebody publishes through this process, and learns what becomes of it, or not."""
+
+        async def request() -> None:
+            try:
+                await self.running.ingest.publish([event])
+            except StoreUnavailable:
+                self.world.note(self.name, "answers 503", event.id)
+
+        self.loop.call_soon(lambda: self._requests.add(self.loop.create_task(request())))
 
     def terminate(self) -> None:
         """SIGTERM."""

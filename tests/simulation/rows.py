@@ -74,6 +74,8 @@ class Delivery:
     due_at: float | None = None
     hold_until: float | None = None
     late: bool = False
+    #: Neither a retry nor a redelivery.
+    fresh: bool = True
     replay: bool = False
     attempts: int = 0
     failures: int = 0

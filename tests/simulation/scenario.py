@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from random import Random
 from typing import Any
 
+from dispatcher.rules.new_events import NewEvent
 from dispatcher.states import EventKind
 from dispatcher.store.hot import LONGER_THAN_ANY_ATTEMPT_S
 from tests.simulation.ledger import Ledger
@@ -58,9 +59,13 @@ class Run:
             )
         self.ledger = Ledger(self.world, self.model, MAX_IN_FLIGHT, SCHEDULE)
         self.crew: list[Process] = []
-        self._lives = 0
+        self._lives = self._published = 0
         self._hired = crew
         self.weather.contended = 0.2 if crew > 1 else 0.0
+
+    def broke(self, promise: str) -> bool:
+        """Whether this promise was broken, by its name in the ledger."""
+        return any(broken.partition(":")[0] == promise for broken in self.world.broken)
 
     # What happens to the scene.
 
@@ -95,7 +100,32 @@ class Run:
         rng = self.rng
         for _ in range(rng.randint(1, 3)):
             job = rng.randrange(jobs + 1)
-            self.commit(*rng.choice(KINDS), f"job_{job}" if job else None)
+            self._publish(*rng.choice(KINDS), f"job_{job}" if job else None)
+
+    def _publish(self, event_type: str, kind: EventKind, job_id: str | None) -> None:
+        """By a producer's own transaction, or through a process, perhaps several at once."""
+        serving = [process for process in self.crew if process.started and process.stopping_at is None and process.up]
+        if not serving or self.rng.random() < 0.5:
+            self.commit(event_type, kind, job_id)
+        else:
+            self._send(self.rng.choice(serving), event_type, kind, job_id)
+
+    def _send(self, process: Process, event_type: str, kind: EventKind, job_id: str | None) -> str:
+        """A request to publish."""
+        self._published += 1
+        event = NewEvent(
+            f"api_{self._published:04}",
+            "default",
+            event_type,
+            f'{{"n":{self._published}}}',
+            job_id,
+            kind,
+            None,
+            None,
+            None,
+        )
+        process.publish(event)
+        return event.id
 
     def redeliver(self) -> None:
         """An operator asks for something again."""
@@ -181,6 +211,7 @@ class Run:
         for phase in (
             self._all_ends,
             self._work_is_prompt,
+            self._publishing_is_prompt,
             self._stop_is_clean,
             self._start_is_prompt,
             self._crash_heals,
@@ -256,6 +287,22 @@ class Run:
         # A head that is tried again just then is passed when that has failed.
         self._expect("a lane passes its head", longest_hold_s + TICK_S + PROMPT_S, held[1])
         self._expect("a head is given up", sum(SCHEDULE) + PROMPT_S, held[0])
+
+    def _publishing_is_prompt(self) -> None:
+        """Through each process, more than there is room for, in one transaction and in several."""
+        sent = set()
+        for _ in range(3):
+            for process in self.crew:
+                sent |= {self._send(process, "probe", EventKind.STATE, job) for job in (None, None, "probe_4")}
+            self.world.run(self.world.time + 0.02 * self.rng.random())
+
+        def done() -> bool:
+            stored = {event.id: event for event in self.model.events.values() if event.id in sent}
+            waiting = {event.id for event in self.model.queue} | {d.event.id for d in self.model.live.values()}
+            return len(stored) == len(sent) and not waiting & sent
+
+        if not self.world.run(self.world.time + 2 * PROMPT_S, done) and not self.world.broken:
+            self.ledger.fail("publishing is prompt", [d.event.id for d in self.model.live.values()] or "was not stored")
 
     def _stop_is_clean(self) -> None:
         """With attempts in flight, of which some outlast the grace, and more that waits."""
