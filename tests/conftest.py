@@ -38,10 +38,17 @@ hypothesis_settings.register_profile(
 hypothesis_settings.load_profile("suite")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest come first, so that none of them is all that is left to wait for at the end."""
+    items.sort(key=lambda item: "chaos" not in item.path.parts)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _nobodys_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """No setting of the developer's reaches a test, neither by environment nor by `.env`."""
     with pytest.MonkeyPatch.context() as patch:
+        # Hundreds of processes are started: each of them would compile the whole package anew.
+        patch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
         for name in [name for name in os.environ if name.startswith("DISPATCHER_")]:
             patch.delenv(name)
         patch.chdir(tmp_path_factory.mktemp("nowhere"))
@@ -65,7 +72,7 @@ def postgres_server() -> Iterator[str]:
     if named:
         yield _text(make_url(named).set(drivername="postgresql"))
         return
-    with own_postgres() as server:
+    with own_postgres(durable=False) as server:
         yield server.url
 
 

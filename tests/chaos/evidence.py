@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from dispatcher.settings import load
 from dispatcher.states import AttemptError
 from tests.chaos.producers import Ledger
 from tests.chaos.scene import Scene, Strike
@@ -60,6 +61,10 @@ class Evidence:
     deliveries: Mapping[Known, Delivery]
     #: What dispatchers logged as errors.
     errors: Sequence[str]
+    #: When a dispatcher was asked to end, in seconds of the loop's clock.
+    stops_s: Sequence[float] = ()
+    #: How long a lease lasts, in seconds.
+    lease_s: float = 1.0
 
     @property
     def arrivals(self) -> list[Arrival]:
@@ -101,5 +106,7 @@ async def gather(scene: Scene, ledger: Ledger, ordered: str, excuses: frozenset[
             )
             for row in await outpost.deliveries()
         },
+        stops_s=scene.stops_s,
+        lease_s=load(lease=scene.settings["lease"]).lease.total_seconds(),
         errors=[str(line) for worker in scene.crew for line in worker.faults if line["event"] not in excuses],
     )

@@ -15,6 +15,7 @@ from dispatcher.clock import SystemClock
 from dispatcher.settings import load
 from dispatcher.store.database import open_database
 from dispatcher.store.migrate import upgrade
+from tests.chaos.small_disk import small_disk as mounted
 from tests.postgres_server import own_postgres
 
 
@@ -32,11 +33,18 @@ class Grounds:
         self._stack.close()
 
     @asynccontextmanager
-    async def fresh(self, dialect: str, *, migrated: bool = True, apart: bool = False) -> AsyncIterator[str]:
-        """The URL of a new database, gone afterwards; `apart` from those that a fault of the whole server hits."""
+    async def fresh(
+        self, dialect: str, *, migrated: bool = True, apart: bool = False, small_disk: bool = False
+    ) -> AsyncIterator[str]:
+        """The URL of a new database, gone afterwards; `apart` from those that a fault of the whole server hits.
+
+        `small_disk`: the file is on a file system of its own. Raises `MayNotMount` where there can be none.
+        """
         with ExitStack() as stack:
             if dialect == "sqlite":
                 directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="chaos-"))
+                if small_disk:
+                    stack.enter_context(mounted(Path(directory)))
                 url = f"sqlite+aiosqlite:///{Path(directory)}/dispatcher.db"
             else:
                 url = self._on_server(stack, apart=apart)

@@ -3,7 +3,7 @@
 import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from random import Random
 
@@ -28,6 +28,8 @@ TYPES = {"job.step": 60, "job.progress": 25, "job.completed": 3}
 KINDS = EventKinds({})
 #: The most events that are committed and were not answered yet.
 BACKLOG = 400
+#: The longest wait for that, in seconds.
+BREATHER_S = 5.0
 #: What a transaction ends with when its database is disturbed, and how long the producer then waits, in seconds.
 DISTURBANCES = (DBAPIError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError)
 RETRY_S = 0.05
@@ -178,7 +180,10 @@ async def producing(
     async def work(producer: Producer) -> None:
         while not stop.is_set():
             await producer.transact()
-            await witness.until(lambda: stop.is_set() or wanted(), "room for more events")
+            # Not for long: what a restart of the server rolled back unseen is waited for in vain.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(BREATHER_S):
+                    await witness.until(lambda: stop.is_set() or wanted(), "room for more events")
 
     def wanted() -> bool:
         # Each of it is answered at two endpoints. Progress may never be sent, so the rest says how far it is.

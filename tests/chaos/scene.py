@@ -81,6 +81,8 @@ class Scene:
     #: All that ever ran.
     crew: list[Worker] = field(default_factory=list)
     strikes: list[Strike] = field(default_factory=list)
+    #: When a worker was asked to end, in seconds of the loop's clock.
+    stops_s: list[float] = field(default_factory=list)
 
     async def start(self, **environment: str) -> Worker:
         """One worker more, with environment variables of its own."""
@@ -108,6 +110,7 @@ class Scene:
 
     async def terminate(self, worker: Worker) -> int:
         """SIGTERM; the exit code."""
+        self.stops_s.append(asyncio.get_running_loop().time())
         self.workers.remove(worker)
         return await worker.end(signal.SIGTERM)
 

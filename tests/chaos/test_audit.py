@@ -33,6 +33,8 @@ class Story:
     running: int = 0
     deliveries: dict[Known, Delivery] = field(default_factory=dict)
     errors: list[str] = field(default_factory=list)
+    stops_s: list[float] = field(default_factory=list)
+    lease_s: float = 1.0
 
     def publish(self, event_id: str, event_type: str = "note", job_id: str | None = None) -> None:
         self.ledger.commit([Published(event_id, event_type, job_id, event_id)])
@@ -63,7 +65,7 @@ class Story:
         return judge(
             Evidence(
                 ORDERED, (ORDERED, LOOSE), self.ledger, self.journal, self.answers, self.strikes, self.stored,
-                self.queued, self.running, self.deliveries, self.errors,
+                self.queued, self.running, self.deliveries, self.errors, self.stops_s, self.lease_s,
             )
         )  # fmt: skip
 
@@ -302,6 +304,28 @@ MISCOUNTS: dict[str, Delivery] = {
 def test_a_wrong_attempt_log_is_found(story: Story, how: str) -> None:
     story.deliveries[LOOSE, "note"] = MISCOUNTS[how]
     assert len(story.judged().miscounted) == 1
+
+
+def test_an_attempt_that_was_never_sent_takes_a_strike_or_a_stop_where_the_lease_is_long(story: Story) -> None:
+    story.publish("given up")
+    for path in (ORDERED, LOOSE):
+        story.send(story.arrival(path, "given up"), 500)
+    before_s = float(len(story.journal))
+    for path in (ORDERED, LOOSE):
+        story.send(story.arrival(path, "given up", attempt=3))
+        story.deliveries[path, "given up"] = logged("delivered", "http_status", "interrupted", 200)
+    # A dispatcher on a slow machine may lose a short lease, and nobody sees why.
+    assert story.judged().broken == {}
+    story.lease_s = 10.0
+    assert len(story.judged().miscounted) == 2
+    # Neither what came before the first attempt nor what came after the third explains the second.
+    story.strikes += [Strike(0.0, frozenset()), Strike(100.0, frozenset())]
+    assert len(story.judged().miscounted) == 2
+    story.stops_s.append(before_s - 0.5)
+    assert story.judged().broken == {}
+    story.stops_s.clear()
+    story.strikes.append(Strike(before_s - 0.5, frozenset()))
+    assert story.judged().broken == {}
 
 
 def test_a_delivery_that_is_given_up_too_early_is_found(story: Story) -> None:

@@ -2,11 +2,13 @@
 
 import json
 from dataclasses import replace
+from math import inf
 from pathlib import Path
 
 import pytest
 
 from tests.chaos.__main__ import main
+from tests.chaos.campaign import Plan, campaign
 from tests.chaos.roster import FAULTS
 from tests.chaos.tally import Round, State, table
 
@@ -59,6 +61,17 @@ def test_the_table_sums_the_rounds_of_a_fault_on_a_database() -> None:
 def test_no_two_faults_have_one_name() -> None:
     assert all(name == fault.name for name, fault in FAULTS.items())
     assert all(fault.dialects and fault.workers for fault in FAULTS.values())
+
+
+async def test_a_fault_that_wants_a_small_disk_is_left_out_and_named_where_none_can_be_mounted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tests.chaos.campaign.why_not", lambda: "only root can mount a file system")
+    state, said = State(tmp_path / "campaign.jsonl", None, otherwise=7), list[str]()
+    plan = Plan(("sqlite",), [FAULTS["sqlite-disk-full"]], strikes=1, twins=True, defaults=False)
+    await campaign(plan, state, inf, said.append)
+    assert said == ["sqlite-disk-full is left out: only root can mount a file system"]
+    assert state.rounds == []
 
 
 def test_the_command_runs_what_is_left_and_says_whether_all_was_kept(

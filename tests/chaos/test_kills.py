@@ -8,6 +8,7 @@ from random import Random
 
 import pytest
 
+from dispatcher.clock import SystemClock
 from tests.chaos.audit import Audit, audit
 from tests.chaos.faults.migrations import KilledMigrating
 from tests.chaos.faults.processes import STEPS, Killed, KilledAtEach, KilledBesideAnother, KilledInReclaim
@@ -16,6 +17,7 @@ from tests.chaos.producers import producing
 from tests.chaos.scene import FAILURES, GRACE_S, LOOSE, moody, scene
 from tests.chaos.siege import arrivals, besiege, settle
 from tests.chaos.witness import Arrival, Witness
+from tests.outpost import Outpost
 
 #: Each run its own; printed where a promise was broken.
 SEED = int(os.environ.get("CHAOS_SEED") or int.from_bytes(os.urandom(4)))
@@ -53,10 +55,16 @@ async def test_a_dispatcher_killed_while_it_takes_over_leaves_that_to_the_next(s
     check(await besiege(sqlite_url, KilledInReclaim(), strikes=1, seed=SEED))
 
 
+@pytest.mark.timeout(180)
 async def test_a_migration_killed_between_two_statements_changes_nothing_and_the_next_one_works(
     empty_database_url: str,
 ) -> None:
-    check(await besiege(empty_database_url, KilledMigrating(kills=1), strikes=1, seed=SEED, between=(40,)))
+    # That the fault asserts both is all of it: what is done to a migrated database is the other tests' matter.
+    async with KilledMigrating(kills=1).arranged(empty_database_url):
+        outpost = Outpost(empty_database_url, SystemClock())
+        await outpost.publish()
+        assert await outpost.count("events") == 1
+        await outpost.close()
 
 
 async def test_receivers_that_fail_in_every_way_break_no_promise(sqlite_url: str) -> None:

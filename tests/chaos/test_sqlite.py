@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 from tests.chaos.audit import Audit
 from tests.chaos.faults.sqlite import DiskFull, HeldByReader, Locked, NoRoomForDispatcher
 from tests.chaos.siege import besiege
+from tests.chaos.small_disk import MayNotMount, small_disk
 
 SEED = int(os.environ.get("CHAOS_SEED") or int.from_bytes(os.urandom(4)))
 #: Longer than the scene's lease.
@@ -26,18 +26,14 @@ def check(found: Audit) -> None:
 
 @pytest.fixture
 def small_disk_url(sqlite_template: Path, tmp_path: Path) -> Iterator[str]:
-    """A migrated database on a file system of its own with 64 MiB; only root can make one."""
+    """A migrated database on a file system of its own with 64 MiB."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    if os.geteuid() != 0:
-        pytest.skip("only root can mount a file system")
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", disk], check=False)
-    if mounted.returncode != 0:
-        pytest.skip("this container may not mount a file system")
     try:
-        yield f"sqlite+aiosqlite:///{shutil.copy(sqlite_template, disk / 'dispatcher.db')}"
-    finally:
-        subprocess.run(["umount", "--lazy", disk], check=True)
+        with small_disk(disk):
+            yield f"sqlite+aiosqlite:///{shutil.copy(sqlite_template, disk / 'dispatcher.db')}"
+    except MayNotMount as error:
+        pytest.skip(str(error))
 
 
 async def test_a_dispatcher_without_room_keeps_its_outcomes_until_there_is_some(sqlite_url: str) -> None:

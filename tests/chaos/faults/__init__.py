@@ -36,6 +36,8 @@ class Fault(Protocol):
     excuses: frozenset[str] = frozenset()
     #: Whether it hits every database of the server, and not one alone.
     whole_server: bool = False
+    #: Whether it wants a file system of its own, and a small one (`tests/chaos/small_disk.py`).
+    small_disk: bool = False
     #: Whether transactions of the producers may fail too; what became of them is then looked up.
     disturbs_producers: bool = False
 

@@ -56,12 +56,11 @@ class NoRoomForDispatcher(Fault):
 
 
 class DiskFull(Fault):
-    """The file system is full for all: producers are refused, dispatchers wait. Wants a small one of its own, and so is
-    no part of the roster: `tests/chaos/test_sqlite.py` mounts one.
-    """
+    """The file system is full for all: producers are refused, dispatchers wait."""
 
     name = "sqlite-disk-full"
     dialects = SQLITE
+    small_disk = True
     disturbs_producers = True
 
     async def strike(self, at: Scene, random: Random) -> None:
@@ -125,4 +124,4 @@ class HeldByReader(Fault):
         at.struck(interrupts=False)
 
 
-FAULTS: tuple[Fault, ...] = (NoRoomForDispatcher(), Locked(), HeldByReader())
+FAULTS: tuple[Fault, ...] = (NoRoomForDispatcher(), DiskFull(), Locked(), HeldByReader())
