@@ -10,164 +10,21 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from importlib.metadata import version
-from statistics import median
 
-from benchmarks import coalescing, drain, latency, memory, order, receivers, slow_endpoint, waiting
-from benchmarks.scene import Databases, databases
-
-_NAMES = {"postgresql": "PostgreSQL", "sqlite": "SQLite"}
-DIALECTS = tuple(_NAMES)
-MEASURES = ("drain", "order", "latency", "coalescing", "waiting", "slow", "memory")
+from benchmarks import receivers
+from benchmarks.long import measure_long
+from benchmarks.registry import APART, LONG, MEASURES
+from benchmarks.rows import Plan, Row
+from benchmarks.scene import databases
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One line of the table."""
-
-    what: str
-    measured: str
-    bar: str = ""
-    met: bool | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """How much is measured."""
-
-    measures: Sequence[str]
-    rounds: int
-    events: int
-    seconds: float
-
-    @classmethod
-    def chosen(cls, arguments: argparse.Namespace) -> "Plan":
-        """The plan that the command line asks for."""
-        measures = arguments.only or MEASURES
-        if arguments.quick:
-            return cls(measures, rounds=1, events=5_000, seconds=3.0)
-        return cls(measures, rounds=arguments.rounds, events=arguments.events, seconds=15.0)
-
-
-async def measure(plan: Plan, *, use_nginx: bool) -> None:
-    """Measures and prints."""
-    started = time.monotonic()
+async def measure(names: Sequence[str], plan: Plan, *, use_nginx: bool) -> Sequence[Row]:
+    """Measures these on one server and receiver."""
     async with databases() as where, AsyncExitStack() as stack:
         quickest = await stack.enter_async_context(receivers.nginx() if use_nginx else receivers.receiver())
         print(_circumstances(await where.postgres_version(), _receiver_name(use_nginx)), flush=True)
-        rows: list[Row] = []
-        if "drain" in plan.measures:
-            rows += _drain_rows(await drain.measure(where, quickest, events=plan.events, rounds=plan.rounds))
-        if "order" in plan.measures:
-            rows += [await _order_row(where, quickest, dialect, plan) for dialect in DIALECTS]
-        if "latency" in plan.measures:
-            rows += [row for dialect in DIALECTS for row in await _latency_rows(where, dialect, plan)]
-        if "coalescing" in plan.measures:
-            rows += [row for dialect in DIALECTS for row in await _coalescing_rows(where, dialect, plan)]
-        if "slow" in plan.measures:
-            rows += [await _slow_row(where, dialect, plan) for dialect in DIALECTS]
-        if "memory" in plan.measures:
-            rows += [row for dialect in DIALECTS for row in await _memory_rows(where, dialect)]
-        if "waiting" in plan.measures:
-            rows += [row for dialect in DIALECTS for row in await _waiting_rows(where, dialect, plan)]
-    print(_table(rows))
-    print(f"\n{plan.rounds} rounds of {plan.events:,} events, {time.monotonic() - started:.0f} s in all.")
-    if any(row.met is False for row in rows):
-        sys.exit(1)
-
-
-def _drain_rows(drained: drain.Drained) -> list[Row]:
-    raw = drain.typical(drained.raw)
-    rows = [
-        Row(
-            "bare aiohttp+uvloop loop, 100 in flight",
-            f"{raw.events_per_s:,.0f} events/s, {raw.cpu_us_per_event:.0f} µs CPU each",
-        )
-    ]
-    for dialect, rates in drained.by_dialect.items():
-        ratios, ours = drained.ratios(dialect), drain.typical(rates)
-        rows.append(
-            Row(
-                f"backlog drained by one process on {_NAMES[dialect]}, fan-out included, to that loop",
-                f"{median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f}); {ours.events_per_s:,.0f} events/s,"
-                f" {ours.cpu_us_per_event:.0f} µs CPU each",
-                "≥ 0.60",
-                median(ratios) >= 0.6,
-            )
-        )
-    return rows
-
-
-async def _order_row(where: Databases, receiver: receivers.Receiver, dialect: str, plan: Plan) -> Row:
-    found = await order.measure(where, receiver, dialect, events=plan.events, rounds=plan.rounds)
-    ordered = drain.typical(found.ordered)
-    return Row(
-        f"{order.JOBS:,} jobs to an ordered endpoint, to the same unordered, on {_NAMES[dialect]}",
-        f"{found.ratio:.2f} ({min(found.ratios):.2f}–{max(found.ratios):.2f}); {ordered.events_per_s:,.0f} events/s,"
-        f" {ordered.cpu_us_per_event:.0f} µs CPU each",
-        "≥ 0.85",
-        found.ratio >= 0.85,
-    )
-
-
-async def _latency_rows(where: Databases, dialect: str, plan: Plan) -> list[Row]:
-    found = await latency.measure(where, dialect, per_s=200, seconds=plan.seconds)
-    what = f"commit to arrival at 200 events/s on {_NAMES[dialect]}"
-    bar, met = ("≤ 10 ms", found.p50_ms <= 10) if dialect == "postgresql" else ("", None)
-    return [Row(f"{what}, p50", f"{found.p50_ms:.1f} ms", bar, met), Row(f"{what}, p99", f"{found.p99_ms:.1f} ms")]
-
-
-async def _coalescing_rows(where: Databases, dialect: str, plan: Plan) -> list[Row]:
-    found = await coalescing.measure(where, dialect, seconds=plan.seconds)
-    most = coalescing.JOBS * (plan.seconds / coalescing.DELAY_S + 2)
-    what = f"progress of {coalescing.JOBS} jobs, {coalescing.PER_S}/s each, to a receiver that takes"
-    return [
-        Row(
-            f"{what} {coalescing.DELAY_S:g} s, on {_NAMES[dialect]}: sent of published",
-            f"{found.sent:,} of {found.published:,}; the last word after {found.last_s:.1f} s",
-            f"≤ {most:.0f}",
-            found.sent <= most,
-        ),
-        Row(
-            "the same: age of what is sent, p50 and p99",
-            f"{found.age_p50_s * 1000:.0f} ms, {found.age_p99_s * 1000:.0f} ms",
-            f"p99 ≤ {coalescing.DELAY_S * 100:.0f} ms",
-            found.age_p99_s <= coalescing.DELAY_S / 10,
-        ),
-    ]
-
-
-async def _slow_row(where: Databases, dialect: str, plan: Plan) -> Row:
-    found = await slow_endpoint.measure(where, dialect, events=plan.events, rounds=plan.rounds)
-    return Row(
-        f"healthy endpoints beside one that takes 10 s and gets 10 %, to without it, on {_NAMES[dialect]}",
-        f"{found.ratio:.2f} ({median(found.beside_slow):,.0f} to {median(found.alone):,.0f} events/s)",
-        "≥ 0.80",
-        found.ratio >= 0.8,
-    )
-
-
-async def _memory_rows(where: Databases, dialect: str) -> list[Row]:
-    found = await memory.measure(where, dialect)
-    return [
-        Row(f"resident memory at rest on {_NAMES[dialect]}", f"{found.at_rest_mb:.0f} MB"),
-        Row(f"resident memory with 100 in flight on {_NAMES[dialect]}", f"{found.in_flight_mb:.0f} MB"),
-    ]
-
-
-async def _waiting_rows(where: Databases, dialect: str, plan: Plan) -> list[Row]:
-    found = await waiting.measure(where, dialect, seconds=plan.seconds)
-    shares = {"streams of jobs' events": found.streams, "long-polls of 30 s": found.long_polls}
-    return [
-        Row(
-            f"CPU that {waiting.READERS:,} idle {what} cost one process on {_NAMES[dialect]}",
-            f"{share - found.nobody:.1f} % of a core, beside {found.nobody:.1f} % with none",
-            "≤ 5 %",
-            share - found.nobody <= 5,
-        )
-        for what, share in shares.items()
-    ]
+        return [row for name in names for row in await {**MEASURES, **APART}[name](where, quickest, plan)]
 
 
 def _circumstances(postgres: str, receiver: str) -> str:
@@ -209,7 +66,11 @@ def main() -> None:
     """The command; exit code 1 when a bar is not met."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure against the yardsticks.")
     parser.add_argument("--quick", action="store_true", help="one small round of everything, within a minute")
-    parser.add_argument("--only", choices=MEASURES, action="append", help="measure this only; may be repeated")
+    parser.add_argument(
+        "--only", choices=(*MEASURES, *APART), action="append", help="measure this only; may be repeated"
+    )
+    parser.add_argument("--long", action="store_true", help="the long forms, hours; goes on where it was stopped")
+    parser.add_argument("--afresh", action="store_true", help="with --long: measure again what was finished")
     parser.add_argument("--rounds", type=int, default=3, help="interleaved rounds (3)")
     parser.add_argument("--events", type=int, default=30_000, help="events in a round (30000)")
     parser.add_argument("--receiver", choices=("auto", "nginx", "python"), default="auto", help="auto: nginx if there")
@@ -217,7 +78,19 @@ def main() -> None:
     if not sys.platform.startswith("linux"):
         sys.exit("the benchmarks read CPU and memory from /proc: run them on Linux")
     use_nginx = arguments.receiver == "nginx" or (arguments.receiver == "auto" and receivers.has_nginx())
-    asyncio.run(measure(Plan.chosen(arguments), use_nginx=use_nginx))
+    plan = Plan(arguments.rounds, arguments.events, seconds=15.0, long=arguments.long)
+    if arguments.quick:
+        plan = Plan(rounds=1, events=5_000, seconds=3.0)
+    started = time.monotonic()
+    if arguments.long:
+        chosen = {name: part for name, part in LONG.items() if name in (arguments.only or LONG)}
+        rows = asyncio.run(measure_long(chosen, plan, use_nginx=use_nginx, afresh=arguments.afresh))
+    else:
+        rows = asyncio.run(measure(arguments.only or tuple(MEASURES), plan, use_nginx=use_nginx))
+    print(_table(rows))
+    print(f"\n{plan.rounds} rounds of {plan.events:,} events, {time.monotonic() - started:.0f} s in all.")
+    if any(row.met is False for row in rows):
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from benchmarks.events import DATA_VALUE
-from benchmarks.receivers import receiver
+from benchmarks.receivers import Receiver, receiver
+from benchmarks.rows import NAMES, Plan, Row
 from benchmarks.scene import Databases
 from benchmarks.worker import worker
 from dispatcher.outbox.publish import publish
@@ -63,3 +64,28 @@ async def measure(databases: Databases, dialect: str, *, seconds: float) -> Coal
         age_p99_s=ages[len(ages) * 99 // 100],
         last_s=max(arrivals[event_id] - committed[event_id] for event_id in ends),
     )
+
+
+async def rows(databases: Databases, receiver: Receiver, plan: Plan) -> list[Row]:
+    """The table's lines on coalescing."""
+    return [row for dialect in NAMES for row in await _rows(databases, receiver, dialect, plan)]
+
+
+async def _rows(databases: Databases, receiver: Receiver, dialect: str, plan: Plan) -> list[Row]:
+    found = await measure(databases, dialect, seconds=plan.seconds)
+    most = JOBS * (plan.seconds / DELAY_S + 2)
+    what = f"progress of {JOBS} jobs, {PER_S}/s each, to a receiver that takes"
+    return [
+        Row(
+            f"{what} {DELAY_S:g} s, on {NAMES[dialect]}: sent of published",
+            f"{found.sent:,} of {found.published:,}; the last word after {found.last_s:.1f} s",
+            f"≤ {most:.0f}",
+            found.sent <= most,
+        ),
+        Row(
+            "the same: age of what is sent, p50 and p99",
+            f"{found.age_p50_s * 1000:.0f} ms, {found.age_p99_s * 1000:.0f} ms",
+            f"p99 ≤ {DELAY_S * 100:.0f} ms",
+            found.age_p99_s <= DELAY_S / 10,
+        ),
+    ]

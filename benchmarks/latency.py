@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from benchmarks.events import DATA_VALUE, TYPE
-from benchmarks.receivers import receiver
+from benchmarks.receivers import Receiver, receiver
+from benchmarks.rows import NAMES, Plan, Row
 from benchmarks.scene import Databases, Scene
 from benchmarks.worker import worker
 from dispatcher.outbox.publish import publish
@@ -54,3 +55,15 @@ async def _publish(scene: Scene, per_s: int, seconds: float) -> dict[str, float]
 
     await asyncio.gather(*(produce(first) for first in range(PRODUCERS)))
     return committed
+
+
+async def rows(databases: Databases, receiver: Receiver, plan: Plan) -> list[Row]:
+    """The table's lines on latency."""
+    return [row for dialect in NAMES for row in await _rows(databases, receiver, dialect, plan)]
+
+
+async def _rows(databases: Databases, receiver: Receiver, dialect: str, plan: Plan) -> list[Row]:
+    found = await measure(databases, dialect, per_s=200, seconds=plan.seconds)
+    what = f"commit to arrival at 200 events/s on {NAMES[dialect]}"
+    bar, met = ("≤ 10 ms", found.p50_ms <= 10) if dialect == "postgresql" else ("", None)
+    return [Row(f"{what}, p50", f"{found.p50_ms:.1f} ms", bar, met), Row(f"{what}, p99", f"{found.p99_ms:.1f} ms")]

@@ -12,6 +12,8 @@ import time
 from dataclasses import dataclass, field
 from typing import cast
 
+from benchmarks.receivers import ADDRESSES
+
 _OK = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\nok"
 
 
@@ -85,8 +87,11 @@ async def serve(delay_s: float) -> None:
     """Prints the port and serves until standard input ends."""
     loop, notes = asyncio.get_running_loop(), Notes()
     server = await loop.create_server(lambda: Connection(notes, delay_s), "127.0.0.1", 0, backlog=1024)
-    print(server.sockets[0].getsockname()[1], flush=True)
+    port = server.sockets[0].getsockname()[1]
+    others = await loop.create_server(lambda: Connection(notes, delay_s), ADDRESSES[1:], port, backlog=1024)
+    print(port, flush=True)
     await loop.run_in_executor(None, sys.stdin.read)
+    others.close()
     server.close()
 
 

@@ -9,7 +9,7 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,13 @@ http {{
     access_log off; keepalive_requests 1000000000; client_body_temp_path {directory}/body;
     proxy_temp_path {directory}/proxy; fastcgi_temp_path {directory}/fastcgi; uwsgi_temp_path {directory}/uwsgi;
     scgi_temp_path {directory}/scgi;
-    server {{ listen 127.0.0.1:{port} backlog=1024; location / {{ return 200 "ok"; }} }}
+    server {{ {listen} location / {{ return 200 "ok"; }}
+              location = /status {{ stub_status; }} }}
 }}
 """
+
+#: Each is a destination of its own.
+ADDRESSES = [f"127.0.0.{number}" for number in range(1, 101)]
 
 _LOOK_EVERY_S = 0.02
 _PATIENCE_S = 180.0
@@ -33,6 +37,8 @@ class Receiver:
     """A receiver that listens."""
 
     port: int
+    #: Its process.
+    pid: int
 
     @property
     def url(self) -> str:
@@ -67,6 +73,26 @@ class Receiver:
             writer.close()
 
 
+@dataclass(frozen=True, slots=True)
+class Nginx(Receiver):
+    """nginx counts, and notes nothing else."""
+
+    #: One for each time that it was asked, since that is a request, too.
+    asked: list[int] = field(default_factory=list)
+
+    async def count(self) -> int:
+        """How many requests came, this one not included."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        try:
+            writer.write(b"GET /status HTTP/1.0\r\n\r\n")
+            told = (await reader.read()).decode()
+        finally:
+            writer.close()
+        # "server accepts handled requests", and below it the numbers.
+        self.asked.append(1)
+        return int(told.split("requests", 1)[1].split()[2]) - len(self.asked)
+
+
 @asynccontextmanager
 async def receiver(*, delay_s: float = 0.0) -> AsyncIterator[Receiver]:
     """The receiver of this package: runs everywhere, notes arrivals, answers after `delay_s`."""
@@ -77,7 +103,7 @@ async def receiver(*, delay_s: float = 0.0) -> AsyncIterator[Receiver]:
     assert process.stdout is not None
     assert process.stdin is not None
     try:
-        yield Receiver(int(await process.stdout.readline()))
+        yield Receiver(int(await process.stdout.readline()), process.pid)
     finally:
         process.stdin.close()
         await process.wait()
@@ -85,19 +111,20 @@ async def receiver(*, delay_s: float = 0.0) -> AsyncIterator[Receiver]:
 
 @asynccontextmanager
 async def nginx() -> AsyncIterator[Receiver]:
-    """nginx with one worker: costs least, so that two cores go far. Notes nothing."""
+    """nginx with one worker: costs least, so that two cores go far. Notes nothing. Listens on all `ADDRESSES`."""
     with tempfile.TemporaryDirectory(prefix="bench-nginx-") as directory:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = int(probe.getsockname()[1])
+        listen = " ".join(f"listen {address}:{port} backlog=1024;" for address in ADDRESSES)
         configuration = Path(directory) / "nginx.conf"
-        configuration.write_text(_NGINX.format(directory=directory, port=port))
+        configuration.write_text(_NGINX.format(directory=directory, listen=listen))
         process = await asyncio.create_subprocess_exec(
             "nginx", "-p", directory, "-c", configuration, stderr=subprocess.DEVNULL
         )
         try:
             await _listening(port)
-            yield Receiver(port)
+            yield Nginx(port, process.pid)
         finally:
             process.terminate()
             await process.wait()

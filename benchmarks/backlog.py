@@ -1,0 +1,101 @@
+"""(j) Throughput with a million pending deliveries against two thousand, on PostgreSQL; takes minutes.
+
+In both, what is delivered is replaced at once, by the same statement, so that as much is pending all the time.
+"""
+
+import asyncio
+from dataclasses import dataclass
+from statistics import median
+
+from sqlalchemy import text
+
+from benchmarks.events import DATA, TYPE
+from benchmarks.receivers import Receiver
+from benchmarks.rows import Plan, Row
+from benchmarks.scene import Databases, Scene
+from benchmarks.worker import worker
+
+FEW = 2_000
+MANY = 1_000_000
+_CHUNK = 50_000
+_TOP_UP_EVERY_S = 0.02
+#: Attempts before it counts.
+_WARM_UP = 2_000
+
+# Past the queue: what is measured begins with the claim.
+_PUBLISH = text(
+    "WITH made AS (INSERT INTO events (id, type, data)"
+    " SELECT 'evt_' || gen_random_uuid(), :type, :data FROM generate_series(1, :count) RETURNING row_id, tenant)"
+    " INSERT INTO deliveries (event_row, endpoint_row, tenant)"
+    " SELECT made.row_id, e.row_id, made.tenant FROM made CROSS JOIN endpoints e"
+)
+_OUT_OF_THE_QUEUE = text("DELETE FROM fanout_queue")
+_ANALYZE = text("ANALYZE deliveries")
+#: The first that is pending: all before it were claimed, since the one endpoint's go in the order of their rows.
+_FIRST_PENDING = (
+    "SELECT min(row_id) FROM deliveries WHERE state = 'pending' AND due_at IS NULL AND NOT waiting"
+    " AND endpoint_row = (SELECT row_id FROM endpoints)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """Events per second, round by round."""
+
+    few: list[float]
+    many: list[float]
+
+    @property
+    def ratio(self) -> float:
+        """The rate with many pending to the rate with few; the median."""
+        return median(many / few for few, many in zip(self.few, self.many, strict=True))
+
+
+async def measure(databases: Databases, receiver: Receiver, *, events: int, rounds: int, many: int = MANY) -> Backlog:
+    """Delivers so many events in turns, with `FEW` and with `many` pending."""
+    found = Backlog([], [])
+    for _ in range(rounds):
+        found.few.append(await _per_s(databases, receiver, events, FEW))
+        found.many.append(await _per_s(databases, receiver, events, many))
+    return found
+
+
+async def _per_s(databases: Databases, receiver: Receiver, events: int, pending: int) -> float:
+    async with databases.scene("postgresql") as scene:
+        await scene.endpoint(receiver.url, max_in_flight=100)
+        await _publish(scene, pending)
+        async with scene.deployment.database.begin() as connection:
+            await connection.execute(_ANALYZE)
+        first = int(await scene.scalar(_FIRST_PENDING))
+        replaced = 0
+        async with worker(scene):
+            while replaced < events + _WARM_UP:
+                await asyncio.sleep(_TOP_UP_EVERY_S)
+                next_ = await scene.scalar(_FIRST_PENDING)
+                # None: all of them were claimed.
+                claimed = pending + replaced if next_ is None else int(next_) - first
+                if claimed > replaced:
+                    await _publish(scene, claimed - replaced)
+                    replaced = claimed
+            return await scene.recorded_per_s(skip=_WARM_UP)
+
+
+async def _publish(scene: Scene, count: int) -> None:
+    for start in range(0, count, _CHUNK):
+        async with scene.deployment.database.begin() as connection:
+            chunk = {"type": TYPE, "data": DATA, "count": min(_CHUNK, count - start)}
+            await connection.execute(_PUBLISH, chunk)
+            await connection.execute(_OUT_OF_THE_QUEUE)
+
+
+async def rows(databases: Databases, receiver: Receiver, plan: Plan) -> list[Row]:
+    """The table's line on a long backlog."""
+    found = await measure(databases, receiver, events=plan.events, rounds=plan.rounds)
+    return [
+        Row(
+            f"throughput with {MANY:,} pending to that with {FEW:,}, on PostgreSQL",
+            f"{found.ratio:.2f} ({median(found.many):,.0f} to {median(found.few):,.0f} events/s)",
+            "≥ 0.90",
+            found.ratio >= 0.9,
+        )
+    ]
