@@ -5,7 +5,7 @@ SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help setup demo test check format-check lint imports types format chaos fuzz bench docs wheel lock clean
+.PHONY: help setup demo test check format-check lint imports types format chaos fuzz bench bench-long docs wheel lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -21,7 +21,7 @@ demo: $(VENV)/.runtime-installed  ## Watch one job's events being sent, failing,
 	$(BIN)/dispatcher demo
 
 test: setup  ## Run all tests, on SQLite and on a PostgreSQL that they bring.
-	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4
+	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=worksteal
 
 check: format-check lint imports types test demo  ## The whole gate: format, lint, import rules, types, tests, demo.
 
@@ -49,6 +49,9 @@ fuzz: setup  ## Thousands of requests made from the API's own document (FUZZ_CAS
 
 bench: setup  ## Measure against the yardsticks in benchmarks/.
 	$(BIN)/python -m benchmarks
+
+bench-long: setup  ## The measures that take hours; goes on where it was stopped (BENCH="--afresh").
+	$(BIN)/python -m benchmarks --long $(BENCH)
 
 docs: setup  ## Renew the generated pages of docs/.
 	$(BIN)/dispatcher settings --markdown > docs/settings.md
