@@ -14,7 +14,9 @@ from dispatcher.rules.verdict import Outcome
 from dispatcher.states import DeliveryState
 from dispatcher.store import gauges
 from dispatcher.store.hot import HotStore
-from dispatcher.store.postgres.connection import Role
+from dispatcher.store.postgres.connection import Driver, Role
+from dispatcher.store.postgres.fan_out import FEW
+from dispatcher.store.postgres.store import PostgresStore
 from tests.clock import FakeClock
 from tests.outpost import Outpost, finished
 
@@ -336,3 +338,22 @@ async def test_on_postgresql_the_gauges_read_no_whole_table(postgres_outpost: Ou
             plan = await connection.exec_driver_sql(f"EXPLAIN {statement}", parameters)
             whole = [row[0] for row in plan if "Seq Scan on deliveries" in row[0]]
             assert whole == [], statement
+
+
+async def test_a_fan_out_of_many_events_is_planned_for_them_however_often_it_is_repeated(
+    postgres_outpost: Outpost,
+) -> None:
+    async with postgres_outpost.store() as store:
+        assert isinstance(store, PostgresStore)
+        await postgres_outpost.endpoint()
+        for _ in range(8):
+            await postgres_outpost.publish(*["job.step"] * (FEW + 1))
+            assert (await store.fan_out(2 * FEW)).deliveries == FEW + 1
+
+        async def plans(driver: Driver) -> list[tuple[int, int]]:
+            rows = await driver.fetch("""
+                SELECT custom_plans, generic_plans FROM pg_prepared_statements WHERE statement LIKE '%subscriptions%'
+                AND statement LIKE '%INSERT INTO%'""")
+            return [(row[0], row[1]) for row in rows]
+
+        assert (8, 0) in await store._fanning.transact(plans)
