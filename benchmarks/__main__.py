@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from importlib.metadata import version
@@ -15,8 +16,9 @@ from importlib.metadata import version
 from benchmarks import receivers
 from benchmarks.long import measure_long
 from benchmarks.registry import APART, LONG, MEASURES
-from benchmarks.rows import Plan, Row
-from benchmarks.scene import databases
+from benchmarks.receivers import Receiver
+from benchmarks.rows import Measure, Plan, Row
+from benchmarks.scene import Databases, databases
 
 
 async def measure(names: Sequence[str], plan: Plan, *, use_nginx: bool) -> Sequence[Row]:
@@ -24,7 +26,21 @@ async def measure(names: Sequence[str], plan: Plan, *, use_nginx: bool) -> Seque
     async with databases() as where, AsyncExitStack() as stack:
         quickest = await stack.enter_async_context(receivers.nginx() if use_nginx else receivers.receiver())
         print(_circumstances(await where.postgres_version(), _receiver_name(use_nginx)), flush=True)
-        return [row for name in names for row in await {**MEASURES, **APART}[name](where, quickest, plan)]
+        return [row for name in names for row in await _rows(name, {**MEASURES, **APART}[name], where, quickest, plan)]
+
+
+async def _rows(name: str, part: Measure, where: Databases, quickest: Receiver, plan: Plan) -> Sequence[Row]:
+    """One measure's lines, told as soon as they are there: what comes later may fail, or be stopped."""
+    started = time.monotonic()
+    try:
+        rows = await part(where, quickest, plan)
+    except Exception as error:  # noqa: BLE001 - told, and a bar missed; the others are measured all the same
+        traceback.print_exc()
+        rows = [Row(name, f"failed: {error}", met=False)]
+    print(f"{name}, {time.monotonic() - started:.0f} s", flush=True)
+    for row in rows:
+        print(f"  {row.what}: {row.measured}", flush=True)
+    return rows
 
 
 def _circumstances(postgres: str, receiver: str) -> str:
@@ -87,7 +103,7 @@ def main() -> None:
         rows = asyncio.run(measure_long(chosen, plan, use_nginx=use_nginx, afresh=arguments.afresh))
     else:
         rows = asyncio.run(measure(arguments.only or tuple(MEASURES), plan, use_nginx=use_nginx))
-    print(_table(rows))
+    print(f"\n{_table(rows)}")
     print(f"\n{plan.rounds} rounds of {plan.events:,} events, {time.monotonic() - started:.0f} s in all.")
     if any(row.met is False for row in rows):
         sys.exit(1)

@@ -23,6 +23,8 @@ QUIET_PER_S = 50.0
 #: Endpoints that nobody listens at, and the events per second to all of them.
 DEAD = 100
 DEAD_PER_S = 200.0
+#: A port that nothing is known to listen at.
+NOBODY = 1025
 #: Endpoints of different rates, the n-th 1/n as fast as the first, and the events per second to all of them.
 UNEQUAL = 1_000
 UNEQUAL_PER_S = 300.0
@@ -81,7 +83,7 @@ async def quiet(databases: Databases, dialect: str, *, seconds: float, rounds: i
         async with receiver(delay_s=SLOW_S) as slow:
             loads = {"loud.slow": QUIET_PER_S / 9}
             found.beside["slow"].append(await _quiet_beside(databases, dialect, [slow.url], loads, seconds))
-        dead = [f"http://127.1.0.{number}:9/" for number in range(1, DEAD + 1)]
+        dead = [f"http://127.1.0.{number}:{NOBODY}/" for number in range(1, DEAD + 1)]
         loads = {f"loud.{number}": DEAD_PER_S / DEAD for number in range(DEAD)}
         found.beside["dead"].append(await _quiet_beside(databases, dialect, dead, loads, seconds))
         async with receiver() as loud:
