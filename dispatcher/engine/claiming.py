@@ -29,6 +29,9 @@ LEAST_BATCH = 50
 DUE_BATCH = 1000
 #: How long the first attempt that ends waits for others before their room is claimed again, in seconds.
 LINGER_S = 0.003
+#: Attempts that have been in flight for so long, or up to twice as long, are no measure of how soon there will be room, in
+#: seconds: one slow endpoint's would make everybody's claims small and rare.
+LASTING_S = 0.5
 #: How long a claim waits that looked at a part of the endpoints with work and found that none has room, in seconds:
 #: where ten thousand are full, looking at them all again and again would cost more than what they are sent.
 LOOK_ON_S = 0.002
@@ -66,6 +69,9 @@ class Claiming:
         self._max_in_flight = max_in_flight
         self._poll_interval_s = poll_interval_s
         self._tasks: dict[asyncio.Task[None], Claimed] = {}
+        self._lasting: set[asyncio.Task[None]] = set()
+        self._seen: set[asyncio.Task[None]] = set()
+        self._looked_at = 0.0
         self._look_for_due_at = 0.0
         self._starved = False
         self._full = False
@@ -181,7 +187,7 @@ class Claiming:
             batch = await patiently("claim", lambda: self._claim(limit, unrecorded), enough=lambda: self._stopping)
         finally:
             self._asked = 0
-        too_late = batch.limited and not self._tasks
+        too_late = batch.limited and not self._lively
         self._starved = batch.starved
         if self._stopping:
             if batch.deliveries:
@@ -190,7 +196,7 @@ class Claiming:
         self._begin(batch)
         if batch.homeless:
             await patiently("claim", lambda: self._burial.of_homeless(batch.homeless))
-        self._batch = min(BATCH, 2 * self._batch) if too_late else max(LEAST_BATCH, len(self._tasks) // 2)
+        self._batch = min(BATCH, 2 * self._batch) if too_late else max(LEAST_BATCH, self._lively // 2)
         if batch.limited:
             return None if batch.deliveries else LOOK_ON_S
         if batch.contended:
@@ -235,7 +241,18 @@ class Claiming:
             self._tasks[task] = claimed
             task.add_done_callback(self._end)
         metrics.in_flight.set(len(self._tasks))
-        self._room_enough = max(1, len(self._tasks) // 4)
+        self._tell_lasting()
+        self._room_enough = max(1, self._lively // 4)
+
+    @property
+    def _lively(self) -> int:
+        """Attempts in flight that may end any moment."""
+        return len(self._tasks) - len(self._lasting)
+
+    def _tell_lasting(self) -> None:
+        now = self._clock.monotonic()
+        if now >= self._looked_at + LASTING_S:
+            self._lasting, self._seen, self._looked_at = self._seen, set(self._tasks), now
 
     async def _release(self, batch: ClaimedBatch) -> None:
         await patiently("release", lambda: self._store.release(batch.deliveries))
@@ -245,6 +262,8 @@ class Claiming:
 
     def _end(self, task: "asyncio.Task[None]") -> None:
         claimed = self._tasks.pop(task)
+        self._lasting.discard(task)
+        self._seen.discard(task)
         fault = None if task.cancelled() else task.exception()
         if fault is not None:
             delivery_id = public_id(Kind.DELIVERY, claimed.delivery_row)

@@ -10,7 +10,7 @@ from aiohttp import web
 from dispatcher.clock import SystemClock
 from dispatcher.engine.attempt import Attempts
 from dispatcher.engine.burial import Burial
-from dispatcher.engine.claiming import Claiming
+from dispatcher.engine.claiming import LASTING_S, LEAST_BATCH, Claiming
 from dispatcher.engine.endpoint_book import EndpointBook
 from dispatcher.engine.pulse import Pulse
 from dispatcher.states import DeliveryState
@@ -136,6 +136,62 @@ async def test_a_retry_wakes_the_claim_in_time_however_long_the_poll_interval_is
         pulse.quiet()
         claiming.retry_at(60.0)
         assert not pulse.rung
+    await client.close()
+
+
+async def test_what_hangs_at_a_slow_endpoint_makes_nobody_elses_claims_small(
+    outpost: Outpost, receiver: Receiver, clock: FakeClock
+) -> None:
+    release = asyncio.Event()
+
+    async def slow(_: Received) -> web.Response:
+        await release.wait()
+        return web.Response()
+
+    receiver.answers("/slow", slow)
+    await outpost.endpoint(receiver.url("/slow"), event_types=("slow",))
+    for number in range(4):
+        await outpost.endpoint(receiver.url(f"/quick/{number}"), event_types=("quick",))
+    await outpost.publish(*["slow"] * LEAST_BATCH, *["quick"] * 100)
+    pulse = Pulse()
+    client = HttpClient(outpost.deployment.egress, connect_timeout_s=5)
+    attempts = Attempts(outpost.deployment, client, EndpointBook(outpost.deployment), covers=lambda row: True)
+    over: list[tuple[int, int]] = []
+    async with outpost.store() as store:
+        claiming = Claiming(
+            store,
+            clock,
+            attempts,
+            pulse,
+            ended=lambda ended: over.append((ended.finished.delivery_row, ended.finished.attempt)),
+            unrecorded=lambda: over,
+            take_back_unanswered=_nothing_unanswered,
+            doubt_s=60.0,
+            burial=Burial(outpost.database, pulse.ring),
+            max_in_flight=1000,
+            poll_interval_s=3600.0,
+        )
+
+        async def claimed() -> int:
+            """How many one claim begins of the quick ones; they have ended when this returns."""
+            before = len(over)
+            await claiming.once()
+            begun = claiming.in_flight - LEAST_BATCH
+            async with asyncio.timeout(30):
+                while len(over) < before + begun or claiming.in_flight > LEAST_BATCH:
+                    await asyncio.sleep(0)
+            return begun
+
+        await store.fan_out(LEAST_BATCH)
+        assert await claimed() == 0
+        for _ in range(2):
+            clock.advance(LASTING_S)
+            await claiming.once()
+        await store.fan_out(100)
+        # Whenever one returns nothing else is left to do, so the next takes more, up to the destination's cap.
+        assert [await claimed() for _ in range(3)] == [LEAST_BATCH, 2 * LEAST_BATCH, 200 - LEAST_BATCH]
+        release.set()
+        await claiming.finish(30)
     await client.close()
 
 
