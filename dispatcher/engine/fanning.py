@@ -1,5 +1,6 @@
 """The fan-out loop: wakes, empties the outbox's queue in batches, and tells producers when they need not notify."""
 
+import asyncio
 from collections.abc import Callable, Collection
 
 from dispatcher import metrics
@@ -32,6 +33,9 @@ CONTENDED_S = 0.005
 CONTENDED_MOST_S = 0.3
 #: An event that goes to more endpoints than this keeps its publisher waiting too long to be fanned out on the way.
 WIDE = 20
+#: How long a publisher waits for the pass that is under way, in seconds. A pass that is short costs less than the way
+#: through the queue, which keeps this loop at work just when the next publisher comes.
+TURN_S = 0.03
 
 
 class Fanning:
@@ -57,27 +61,35 @@ class Fanning:
         self._numbered = numbered
         self._busy_until = 0.0
         self._callbacks_at = 0.0
-        self._at_work = False
+        self._turn = asyncio.Lock()
         self._contended_s = 0.0
         self._per_event = 1.0
         self._batch = FIRST_BATCH
         #: Events that are to be fanned out each by itself, since one of so many cannot be.
         self._singly = 0
 
-    @property
-    def behind(self) -> bool:
-        """Whether events had better wait in the queue: somebody is at it, or each goes to many endpoints."""
-        return self._at_work or self._per_event > WIDE or self._clock.monotonic() < self._busy_until
+    async def take_turn(self) -> bool:
+        """Keeps this loop from fanning out until `end_turn`; false where events had better wait in the queue: each goes to
+        many endpoints, so many come that they are taken in large batches, or the pass under way takes long.
+        """
+        if self._per_event > WIDE or self._clock.monotonic() < self._busy_until:
+            return False
+        try:
+            async with asyncio.timeout(TURN_S):
+                return await self._turn.acquire()
+        except TimeoutError:
+            return False
+
+    def end_turn(self) -> None:
+        """This loop may fan out again."""
+        self._turn.release()
 
     async def run(self) -> None:
         """Runs until it is cancelled."""
         while True:
             self._pulse.quiet()
-            self._at_work = True
-            try:
+            async with self._turn:
                 found = await self.once()
-            finally:
-                self._at_work = False
             if not found:
                 await self._pulse.found_nothing()
                 await self._pulse.wait(self._pause_s())

@@ -17,7 +17,7 @@ BATCH_BYTES = 4 * 1024 * 1024
 class Way(Protocol):
     """What becomes of events once they are committed."""
 
-    def lend(self, events: int) -> Straight | None:
+    async def lend(self, events: int) -> Straight | None:
         """What the transaction that stores so many events may claim; `committed` or `failed` follows."""
 
     def committed(self, done: Ingested) -> None:
@@ -33,7 +33,7 @@ class ByTheQueue:
     def __init__(self, published: Callable[[], None]) -> None:
         self._published = published
 
-    def lend(self, events: int) -> None:
+    async def lend(self, events: int) -> None:
         """Nothing."""
 
     def committed(self, done: Ingested) -> None:
@@ -103,8 +103,9 @@ class Ingest:
 
     async def _commit(self, batch: Sequence[tuple[Group, asyncio.Future[Created]]]) -> None:
         groups = [events for events, _ in batch]
-        straight = self._way.lend(sum(map(len, groups)))
+        straight: Straight | None = None
         try:
+            straight = await self._way.lend(sum(map(len, groups)))
             done = await self._store.ingest(groups, straight)
         except Exception as error:  # noqa: BLE001 - told to those who publish, each of whom answers for its own
             if straight is not None:

@@ -25,15 +25,23 @@ class StraightWay:
         self._fanning = fanning
         self._claiming = claiming
         self._queued = queued
+        #: Whether it is this one's turn to fan out.
+        self._fans_out = False
 
-    def lend(self, events: int) -> Straight | None:
+    async def lend(self, events: int) -> Straight | None:
         """What may be claimed along with so many events; null where others should see them, or they must wait."""
-        if events > EVENTS or self._fanning.behind:
+        if events > EVENTS or not await self._fanning.take_turn():
             return None
-        return self._claiming.lend(DELIVERIES)
+        straight = self._claiming.lend(DELIVERIES)
+        if straight is None:
+            self._fanning.end_turn()
+        else:
+            self._fans_out = True
+        return straight
 
     def committed(self, done: Ingested) -> None:
         """Begins what was claimed, and has the loops see to the rest."""
+        self._end_turn()
         fanned, claimed = done.fanned_out, done.claimed or ClaimedBatch(())
         # Others may have been claimed in their place.
         ours = {event_id for answer in done.answers if isinstance(answer, Mapping) for _, event_id in answer}
@@ -48,4 +56,10 @@ class StraightWay:
 
     def failed(self) -> None:
         """What it may have claimed is looked for."""
+        self._end_turn()
         self._claiming.doubt()
+
+    def _end_turn(self) -> None:
+        if self._fans_out:
+            self._fans_out = False
+            self._fanning.end_turn()

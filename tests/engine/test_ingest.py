@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from dispatcher.engine import fanning
+from dispatcher.engine.claiming import Claiming
 from dispatcher.engine.ingest import ByTheQueue, Ingest
 from dispatcher.engine.pulse import Pulse
 from dispatcher.engine.straight import StraightWay
@@ -169,6 +171,45 @@ async def test_what_is_published_through_a_dispatcher_goes_straight_out(
         assert claimed.event_id in [request.headers["webhook-id"] for request in requests]
         await dispatcher.until_idle()
     assert {(row.state, row.attempts) for row in await outpost.deliveries()} == {("delivered", 1)}
+
+
+@pytest.mark.parametrize(("patience_s", "straight"), [(PATIENCE_S, True), (0.0, False)])
+async def test_a_publisher_waits_for_a_short_fan_out_and_for_no_long_one(
+    outpost: Outpost, receiver: Receiver, monkeypatch: pytest.MonkeyPatch, patience_s: float, straight: bool
+) -> None:
+    await outpost.endpoint(receiver.url("/hook"))
+    monkeypatch.setattr(fanning, "TURN_S", patience_s)
+    asked: list[int] = []
+    lend = Claiming.lend
+
+    def noted(claiming: Claiming, most: int) -> Straight | None:
+        asked.append(most)
+        return lend(claiming, most)
+
+    monkeypatch.setattr(Claiming, "lend", noted)
+    fan_out = fanning.Fanning.once
+    begun, gate = asyncio.Event(), asyncio.Event()
+
+    async def held(loop: fanning.Fanning) -> int:
+        begun.set()
+        await gate.wait()
+        return await fan_out(loop)
+
+    async with outpost.dispatcher(poll_interval=timedelta(hours=1)) as dispatcher, asyncio.timeout(PATIENCE_S):
+        await dispatcher.until_idle()
+        monkeypatch.setattr(fanning.Fanning, "once", held)
+        assert dispatcher._running is not None
+        dispatcher._running._queued.ring()
+        await begun.wait()
+        publishing = asyncio.ensure_future(dispatcher.ingest.publish([event()]))
+        if not straight:
+            await publishing
+        assert publishing.done() is not straight
+        gate.set()
+        await publishing
+        await receiver.wait_for(1)
+        await dispatcher.until_idle()
+    assert bool(asked) is straight
 
 
 async def test_order_holds_over_publishers_at_once_beside_a_producer_s_own(
