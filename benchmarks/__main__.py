@@ -15,8 +15,8 @@ from importlib.metadata import version
 
 from benchmarks import receivers
 from benchmarks.long import measure_long
-from benchmarks.registry import APART, LONG, MEASURES
 from benchmarks.receivers import Receiver
+from benchmarks.registry import APART, LONG, MEASURES
 from benchmarks.rows import Measure, Plan, Row
 from benchmarks.scene import Databases, databases
 

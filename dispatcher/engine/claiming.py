@@ -29,8 +29,8 @@ LEAST_BATCH = 50
 DUE_BATCH = 1000
 #: How long the first attempt that ends waits for others before their room is claimed again, in seconds.
 LINGER_S = 0.003
-#: Attempts that have been in flight for so long, or up to twice as long, are no measure of how soon there will be room, in
-#: seconds: one slow endpoint's would make everybody's claims small and rare.
+#: Attempts that have been in flight for so long, or up to twice as long, are no measure of how soon there will be room,
+#: in seconds: one slow endpoint's would make everybody's claims small and rare.
 LASTING_S = 0.5
 #: How long a claim waits that looked at a part of the endpoints with work and found that none has room, in seconds:
 #: where ten thousand are full, looking at them all again and again would cost more than what they are sent.

@@ -69,8 +69,10 @@ class Fanning:
         self._singly = 0
 
     async def take_turn(self) -> bool:
-        """Keeps this loop from fanning out until `end_turn`; false where events had better wait in the queue: each goes to
-        many endpoints, so many come that they are taken in large batches, or the pass under way takes long.
+        """Keeps this loop from fanning out until `end_turn`; false where events had better wait in the queue.
+
+        So they do where each goes to many endpoints, where so many come that they are taken in large batches, and where
+        the pass under way takes long.
         """
         if self._per_event > WIDE or self._clock.monotonic() < self._busy_until:
             return False

@@ -8,7 +8,7 @@ import pytest
 from aiohttp import web
 
 from dispatcher.clock import SystemClock
-from dispatcher.engine.attempt import Attempts
+from dispatcher.engine.attempt import Attempts, Ended
 from dispatcher.engine.burial import Burial
 from dispatcher.engine.claiming import LASTING_S, LEAST_BATCH, Claiming
 from dispatcher.engine.endpoint_book import EndpointBook
@@ -157,13 +157,19 @@ async def test_what_hangs_at_a_slow_endpoint_makes_nobody_elses_claims_small(
     client = HttpClient(outpost.deployment.egress, connect_timeout_s=5)
     attempts = Attempts(outpost.deployment, client, EndpointBook(outpost.deployment), covers=lambda row: True)
     over: list[tuple[int, int]] = []
+    one_more = asyncio.Event()
+
+    def ended(end: Ended) -> None:
+        over.append((end.finished.delivery_row, end.finished.attempt))
+        one_more.set()
+
     async with outpost.store() as store:
         claiming = Claiming(
             store,
             clock,
             attempts,
             pulse,
-            ended=lambda ended: over.append((ended.finished.delivery_row, ended.finished.attempt)),
+            ended=ended,
             unrecorded=lambda: over,
             take_back_unanswered=_nothing_unanswered,
             doubt_s=60.0,
@@ -178,8 +184,12 @@ async def test_what_hangs_at_a_slow_endpoint_makes_nobody_elses_claims_small(
             await claiming.once()
             begun = claiming.in_flight - LEAST_BATCH
             async with asyncio.timeout(30):
-                while len(over) < before + begun or claiming.in_flight > LEAST_BATCH:
-                    await asyncio.sleep(0)
+                while len(over) < before + begun:
+                    one_more.clear()
+                    await one_more.wait()
+            # The last task ends with this turn of the loop.
+            await asyncio.sleep(0)
+            assert claiming.in_flight == LEAST_BATCH
             return begun
 
         await store.fan_out(LEAST_BATCH)
