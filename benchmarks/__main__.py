@@ -16,7 +16,7 @@ from importlib.metadata import version
 from benchmarks import receivers
 from benchmarks.long import measure_long
 from benchmarks.receivers import Receiver
-from benchmarks.registry import APART, LONG, MEASURES
+from benchmarks.registry import ALL, LONG, MEASURES
 from benchmarks.rows import Measure, Plan, Row
 from benchmarks.scene import Databases, databases
 
@@ -26,7 +26,7 @@ async def measure(names: Sequence[str], plan: Plan, *, use_nginx: bool) -> Seque
     async with databases() as where, AsyncExitStack() as stack:
         quickest = await stack.enter_async_context(receivers.nginx() if use_nginx else receivers.receiver())
         print(_circumstances(await where.postgres_version(), _receiver_name(use_nginx)), flush=True)
-        return [row for name in names for row in await _rows(name, {**MEASURES, **APART}[name], where, quickest, plan)]
+        return [row for name in names for row in await _rows(name, ALL[name], where, quickest, plan)]
 
 
 async def _rows(name: str, part: Measure, where: Databases, quickest: Receiver, plan: Plan) -> Sequence[Row]:
@@ -82,21 +82,19 @@ def main() -> None:
     """The command; exit code 1 when a bar is not met."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure against the yardsticks.")
     parser.add_argument("--quick", action="store_true", help="one small round of everything, within a minute")
-    parser.add_argument(
-        "--only", choices=(*MEASURES, *APART), action="append", help="measure this only; may be repeated"
-    )
+    parser.add_argument("--only", choices=tuple(ALL), action="append", help="measure this only; may be repeated")
     parser.add_argument("--long", action="store_true", help="the long forms, hours; goes on where it was stopped")
     parser.add_argument("--afresh", action="store_true", help="with --long: measure again what was finished")
     parser.add_argument("--rounds", type=int, default=3, help="interleaved rounds (3)")
-    parser.add_argument("--events", type=int, default=30_000, help="events in a round (30000)")
+    parser.add_argument("--events", type=int, default=10_000, help="events in a round (10000)")
     parser.add_argument("--receiver", choices=("auto", "nginx", "python"), default="auto", help="auto: nginx if there")
     arguments = parser.parse_args()
     if not sys.platform.startswith("linux"):
         sys.exit("the benchmarks read CPU and memory from /proc: run them on Linux")
     use_nginx = arguments.receiver == "nginx" or (arguments.receiver == "auto" and receivers.has_nginx())
-    plan = Plan(arguments.rounds, arguments.events, seconds=15.0, long=arguments.long)
+    plan = Plan(arguments.rounds, arguments.events, seconds=8.0, long=arguments.long)
     if arguments.quick:
-        plan = Plan(rounds=1, events=5_000, seconds=3.0)
+        plan = Plan(rounds=1, events=3_000, seconds=3.0)
     started = time.monotonic()
     if arguments.long:
         chosen = {name: part for name, part in LONG.items() if name in (arguments.only or LONG)}

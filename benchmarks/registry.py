@@ -27,31 +27,26 @@ from benchmarks.rows import Measure
 MEASURES: Mapping[str, Measure] = {
     "drain": drain.rows,
     "stubbed": stubbed.rows,
-    "processes": processes.rows,
-    "order": order.rows,
-    "latency": latency.rows,
-    "coalescing": coalescing.rows,
-    "slow": slow_endpoint.rows,
-    "quiet": unfair.quiet_rows,
-    "spread": unfair.spread_rows,
-    "burst": unfair.burst_rows,
-    "memory": memory.rows,
-    "ingest": ingest.rows,
     "handover": handover.rows,
+    "ingest": ingest.rows,
     "publish": publish_cost.rows,
+    "latency": latency.rows,
+    "slow": slow_endpoint.rows,
+    "processes": processes.rows,
     "idle": idle.rows,
-    **growth.PARTS,
-    "waiting": waiting.rows,
+    "memory": memory.rows,
+    "burst": unfair.burst_rows,
+    "quiet": unfair.quiet_rows,
+    "order": order.rows,
+    "coalescing": coalescing.rows,
 }
-#: Only where they are asked for.
-APART: Mapping[str, Measure] = {
-    "slow-lasting": slow_endpoint.lasting_rows,
-    "client": client.rows,
-    "backlog": backlog.rows,
-}
-#: With `--long`.
+#: What takes so long that it is measured only where it is asked for, each by its name or all with `--long`.
 LONG: Mapping[str, Measure] = {
     **growth.PARTS,
-    "slow-lasting": slow_endpoint.lasting_rows,
+    "spread": unfair.spread_rows,
+    "waiting": waiting.rows,
     "backlog": backlog.rows,
+    "slow-lasting": slow_endpoint.lasting_rows,
 }
+#: All that can be asked for.
+ALL: Mapping[str, Measure] = {**MEASURES, **LONG, "client": client.rows}
