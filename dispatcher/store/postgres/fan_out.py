@@ -39,6 +39,11 @@ _patterns = lru_cache(maxsize=4096)(patterns_for)
 FEW = 20
 
 
+#: The columns of what is taken from the queue; of an event whose row is gone `of` says the tenant.
+TAKEN = """locked boolean, catch_up boolean, event_row bigint, tenant text, type text, job_id text, kind text,
+           turn bigint, of text, gone boolean, found_s float8"""
+
+
 class FanOut:
     """The statements of the fan-out, for one set of tables."""
 
@@ -54,22 +59,19 @@ class FanOut:
         self._lately: dict[str, int] = {}
         self._before: dict[str, int] = {}
         self._came_back: CameBack = ()
+        # Of the look that is under way.
+        self._in_full = False
+        self._began_at = 0.0
         name = tables.name
         now = "COALESCE($9, clock_timestamp())"
-        # What was flagged is looked at by a later transaction, under the same lock: this statement's snapshot is older
-        # than the lock.
-        self._lock = f"""
-            SELECT pg_try_advisory_xact_lock({tables.fan_out_lock}),
-                   EXISTS (SELECT FROM {name("endpoints")} WHERE catch_up)
-        """
         # Tenants take turns: each gets an equal share of the batch, found by skipping from tenant to tenant; where they
         # are more than it holds, those come first that the last one ended before.
         # Between the marked tenants it looks from each to the next, at a marked one from its mark on.
-        self._take = f"""
+        take = f"""
             WITH RECURSIVE marked AS MATERIALIZED (
                 SELECT COALESCE(array_agg(tenant ORDER BY tenant), '{{}}') AS tenants,
                        COALESCE(array_agg(event_row ORDER BY tenant), '{{}}') AS rows
-                FROM unnest($3::text[], $4::bigint[]) AS m(tenant, event_row)
+                FROM unnest(marked_tenants, marked_rows) AS m(tenant, event_row)
             ),
             tenants AS (
                 SELECT '' AS tenant, 1 AS mark, NULL::bigint AS first
@@ -92,14 +94,15 @@ class FanOut:
                 ) next
             ),
             counted AS MATERIALIZED (
-                SELECT tenant, first, count(*) OVER () AS n, row_number() OVER (ORDER BY tenant <= $2, tenant) AS turn
+                SELECT tenant, first, count(*) OVER () AS n,
+                       row_number() OVER (ORDER BY tenant <= last_tenant, tenant) AS turn
                 FROM tenants WHERE first IS NOT NULL
             ),
             batch AS MATERIALIZED (
                 SELECT c.tenant, c.turn, q.event_row
-                FROM (SELECT * FROM counted ORDER BY turn LIMIT $1) c CROSS JOIN LATERAL (
+                FROM (SELECT * FROM counted ORDER BY turn LIMIT most) c CROSS JOIN LATERAL (
                     SELECT event_row FROM {name("fanout_queue")} q WHERE q.tenant = c.tenant
-                      AND q.event_row >= c.first ORDER BY event_row LIMIT greatest(1, $1 / c.n)
+                      AND q.event_row >= c.first ORDER BY event_row LIMIT greatest(1, most / c.n)
                 ) q
             ),
             taken AS (
@@ -107,10 +110,30 @@ class FanOut:
                 WHERE q.tenant = b.tenant AND q.event_row = b.event_row
                 RETURNING q.event_row, b.turn, q.tenant, clock_timestamp() AS found_at
             )
-            SELECT taken.event_row, e.tenant, e.type, e.job_id, e.kind, taken.turn, taken.tenant, e.row_id IS NULL,
-                   extract(epoch FROM taken.found_at - statement_timestamp())::float8
-            FROM taken LEFT JOIN {name("events")} e ON e.row_id = taken.event_row ORDER BY taken.event_row
+            SELECT true, flagged, t.* FROM (VALUES (1)) AS once LEFT JOIN (
+                SELECT taken.event_row, e.tenant, e.type, e.job_id, e.kind, taken.turn, taken.tenant AS of,
+                       e.row_id IS NULL, extract(epoch FROM taken.found_at - began)::float8
+                FROM taken LEFT JOIN {name("events")} e ON e.row_id = taken.event_row
+            ) t ON true ORDER BY t.event_row
         """
+        # One round trip, though several statements: what is taken must be what there is once the lock is held. What was
+        # flagged is looked at by a later transaction, under the same lock.
+        self.setup = f"""
+            CREATE OR REPLACE FUNCTION pg_temp.dispatcher_take(
+                most int, last_tenant text, marked_tenants text[], marked_rows bigint[])
+            RETURNS SETOF record LANGUAGE plpgsql AS $body$
+            DECLARE flagged boolean; began timestamptz := clock_timestamp();
+            BEGIN
+                IF NOT pg_try_advisory_xact_lock({tables.fan_out_lock}) THEN
+                    RETURN QUERY SELECT false, false, NULL::bigint, NULL::text, NULL::text, NULL::text, NULL::text,
+                                        NULL::bigint, NULL::text, NULL::boolean, NULL::float8;
+                    RETURN;
+                END IF;
+                flagged := EXISTS (SELECT FROM {name("endpoints")} WHERE catch_up);
+                RETURN QUERY {take};
+            END $body$
+        """
+        self._take = f"SELECT * FROM pg_temp.dispatcher_take($1, $2, $3, $4) AS t({TAKEN})"
         self._reject = f"""
             INSERT INTO {name("rejected_events")} (event_row, reason, rejected_at)
             VALUES ($1, $2, COALESCE($3, clock_timestamp()))
@@ -220,10 +243,13 @@ class FanOut:
 
     async def run(self, driver: Driver, limit: int, now: datetime | None) -> FannedOut:
         """One batch, inside the caller's transaction."""
-        [(locked, catch_up)] = await driver.fetch(self._lock)
+        return await self.go_on(driver, await driver.fetch(self._take, limit, *self.begin()), now)
+
+    async def go_on(self, driver: Driver, found: Sequence[Any], now: datetime | None) -> FannedOut:
+        """Fans out what `dispatcher_take`, called with what `begin` says, has `found`, in the same transaction."""
+        locked, catch_up, taken = self._taken_of(found)
         if not locked:
             return FannedOut(0, 0, contended=True)
-        taken = await self._taken_by(driver, limit)
         if not taken:
             return FannedOut(0, 0, catch_up=catch_up)
         self._last_tenant = max((row[5], row[6]) for row in taken)[1]
@@ -235,10 +261,9 @@ class FanOut:
 
     async def run_one(self, driver: Driver, now: datetime | None) -> FannedOut:
         """The event whose turn it is, alone; rejected where it cannot be fanned out."""
-        [(locked, _)] = await driver.fetch(self._lock)
+        locked, _, taken = self._taken_of(await driver.fetch(self._take, 1, *self.begin()))
         if not locked:
             return FannedOut(0, 0, contended=True)
-        taken = await self._taken_by(driver, 1)
         if not taken:
             return FannedOut(0, 0)
         [(event_row, *_, tenant, gone, _)] = taken
@@ -268,23 +293,22 @@ class FanOut:
         came_back, self._taken, self._came_back = self._came_back, {}, ()
         return came_back
 
-    async def _taken_by(self, driver: Driver, limit: int) -> Sequence[Any]:
+    def begin(self) -> tuple[str, list[str], list[int]]:
+        """From where on the queue is to be looked at: what `dispatcher_take` wants to know beside the most to take."""
         self._taken, self._came_back = {}, ()
-        in_full = self._looks.in_full()
-        marks = [] if in_full else self._marks.behind("")
-        began_at = monotonic()
-        taken: Sequence[Any] = await driver.fetch(
-            self._take,
-            limit,
-            self._last_tenant,
-            [tenant for tenant, _ in marks],
-            [row for _, row in marks],
-        )
-        if in_full:
-            self._looks.took(min((row[8] for row in taken), default=monotonic() - began_at))
-        self._looks.left(len(taken))
+        self._in_full, self._began_at = self._looks.in_full(), monotonic()
+        marks = [] if self._in_full else self._marks.behind("")
+        return self._last_tenant, [tenant for tenant, _ in marks], [row for _, row in marks]
+
+    def _taken_of(self, found: Sequence[Any]) -> tuple[bool, bool, list[Any]]:
+        locked, catch_up = found[0][:2]
+        taken = [row[2:] for row in found] if found[0][2] is not None else []
+        if locked:
+            if self._in_full:
+                self._looks.took(min((row[8] for row in taken), default=monotonic() - self._began_at))
+            self._looks.left(len(taken))
         self._taken = {row[6]: row[0] for row in taken}
-        return taken
+        return locked, catch_up, taken
 
     async def _lift_and_fan_out(self, driver: Driver, taken: Sequence[Any], now: datetime | None) -> FannedOut:
         await driver.execute(self._lift_counter, taken[0][0])

@@ -64,7 +64,6 @@ class PostgresStore:
         tables = database.tables
         name = tables.name
         timeout_s = statement_limit_s(settings)
-        self._fanning = Role(database, statement_timeout_s=timeout_s)
         self._housekeeping = Role(database, statement_timeout_s=timeout_s, setup=_IN_ORDER)
         # Given up early enough for another try on a new connection before the lease has ended.
         patience_s = max(SHORTEST_HEARTBEAT_S, settings.lease.total_seconds() / 3)
@@ -72,6 +71,7 @@ class PostgresStore:
         limits = Limits.of(settings)
         self._record = Record(tables, limits)
         self._fan_out = FanOut(tables, EventKinds(settings.event_kinds), self._record)
+        self._fanning = Role(database, statement_timeout_s=timeout_s, setup=self._fan_out.setup)
         self._claim = Claim(tables, limits, source=settings.source)
         self._looks_for_due = Looks()
         self._due_since: datetime | None = None
@@ -93,7 +93,8 @@ class PostgresStore:
             statement_timeout_s=timeout_s,
             patience_s=COLD_LIMIT_S,
             awaits_restart=True,
-            setup=f"SET lock_timeout = {_STRAIGHT_LOCK_MS}; SET {QUIET} = on; {self._straight_claim.setup}",
+            setup=f"SET lock_timeout = {_STRAIGHT_LOCK_MS}; SET {QUIET} = on;"
+            f"{self._straight_fan_out.setup}; {self._ingest.setup}; {self._straight_claim.setup}",
         )
         self._tell_others = f"SELECT pg_notify('{tables.channel}', '')"
         self._row = 0
@@ -231,10 +232,9 @@ class PostgresStore:
         now = self._database.literal_now()
 
         async def work(driver: Driver) -> Ingested:
-            found, new = await self._ingest.together(driver, groups, now)
-            if not new:
-                return Ingested(found, new)
-            fanned = await self._straight_fan_out.run(driver, len(new) + STRAIGHT_BEHIND, now)
+            taking = (STRAIGHT_BEHIND, *self._straight_fan_out.begin())
+            found, new, taken = await self._ingest.together_and_take(driver, groups, now, taking)
+            fanned = await self._straight_fan_out.go_on(driver, taken, now)
             if not fanned.deliveries:
                 return Ingested(found, new, fanned)
             claimed = await self._straight_claim.run(driver, straight.most, self._row, now, straight.ended)
