@@ -4,6 +4,7 @@ It is in one of two states: nobody has asked, and every byte that comes ends it;
 """
 
 import asyncio
+import ssl
 from typing import cast
 
 import httptools
@@ -113,7 +114,9 @@ class Conversation(asyncio.Protocol):
         if error is None and not self._in_head and not self._bounded:
             self._finish()
         else:
-            self._raise(Broken(AttemptError.CONNECTION_RESET))
+            broken = Broken(AttemptError.TLS if isinstance(error, ssl.SSLError) else AttemptError.CONNECTION_RESET)
+            broken.__cause__ = error
+            self._raise(broken)
         # The two refer to each other, and the collector of cycles comes seldom.
         del self._parser
 

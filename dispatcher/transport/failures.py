@@ -1,6 +1,7 @@
 """Failures: what libraries and machines raise becomes a word of the closed set, here and nowhere else."""
 
 import errno
+import ssl
 from collections.abc import Iterator
 
 import aiohttp
@@ -40,6 +41,11 @@ def classify(error: BaseException) -> AttemptError:
             return AttemptError.DNS
         case aiohttp.ClientConnectorCertificateError() | aiohttp.ClientSSLError():
             return AttemptError.TLS
+        case aiohttp.ClientOSError() if any(isinstance(cause, ssl.SSLError) for cause in _causes(error)):
+            # Of TLS 1.3, where a receiver looks at a client's certificate after the handshake.
+            return AttemptError.TLS
+        case ssl.SSLError():
+            return AttemptError.TLS
         case aiohttp.ClientConnectorError():
             return unconnected(error.os_error)
         case _ if any(isinstance(cause, http_exceptions.LineTooLong) for cause in _causes(error)):
@@ -52,6 +58,11 @@ def classify(error: BaseException) -> AttemptError:
             return AttemptError.PROTOCOL
         case _:
             raise error
+
+
+def refused_by_alert(error: BaseException) -> bool:
+    """Whether the receiver ended TLS by saying so, as it does with who shows no certificate, or one it does not take."""
+    return any(isinstance(cause, ssl.SSLError) and "_ALERT_" in (cause.reason or "") for cause in _causes(error))
 
 
 def unconnected(error: OSError) -> AttemptError:

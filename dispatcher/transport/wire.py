@@ -20,6 +20,7 @@ from yarl import URL
 from dispatcher.rules.egress import EgressRules
 from dispatcher.transport.guard import GuardedResolver, GuardedSockets
 from dispatcher.transport.message import INTERIM_LIMIT, Answer, request_head, serialize
+from dispatcher.transport.tls import Contexts
 
 #: What belongs to one URL is kept for so many of them.
 ROUTES = 1024
@@ -42,6 +43,7 @@ class AiohttpWire:
         self,
         rules: EgressRules,
         resolver: AbstractResolver | None,
+        contexts: Contexts,
         *,
         connect_timeout_s: float,
         keep_alive_s: float,
@@ -55,6 +57,7 @@ class AiohttpWire:
             ttl_dns_cache=10,
         )
         self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=connect_timeout_s)
+        self._contexts = contexts
         self._read_limit = read_limit
         self._routes: dict[URL, _Route] = {}
 
@@ -108,7 +111,8 @@ class AiohttpWire:
         while len(self._routes) >= ROUTES:
             del self._routes[next(iter(self._routes))]
         bare = url if url.raw_user is None and url.raw_password is None else url.with_user(None)
-        route = self._routes[url] = _Route(aiohttp.ClientRequest("POST", bare), request_head(url))
+        target = aiohttp.ClientRequest("POST", bare, ssl=self._contexts() if url.scheme == "https" else True)
+        route = self._routes[url] = _Route(target, request_head(url))
         return route
 
 
