@@ -114,8 +114,10 @@ def shown_value(value: object) -> str:
             return f"{value:g}"
         case list() | tuple():
             return ", ".join(shown_value(item) for item in value)
+        case Answer():
+            return shown_value(dict(value))
         case dict():
-            return ", ".join(f"{name}={item}" for name, item in value.items())
+            return ", ".join(f"{name}={shown_value(item)}" for name, item in value.items())
         case _:
             return str(value)
 

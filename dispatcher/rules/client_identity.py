@@ -54,13 +54,12 @@ class ClientIdentity:
 
     @property
     def shown(self) -> dict[str, str]:
-        """What may be told of it: whom it names, when it ends, and its SHA-256 in hexadecimal digits."""
+        """What may be told of it: whom it names, and its SHA-256 in hexadecimal digits."""
         from cryptography.hazmat.primitives.hashes import SHA256
 
         leaf = _read_chain(self.certificate)[0]
         return {
             "subject": leaf.subject.rfc4514_string()[:LONGEST_SUBJECT],
-            "expires_at": rfc3339(leaf.not_valid_after_utc),
             "sha256": leaf.fingerprint(SHA256()).hex(),
         }
 

@@ -49,18 +49,6 @@ class OAuth2:
     audience: str | None = None
     auth_method: AuthMethod = "client_secret_basic"
 
-    def shown(self, rules: EgressRules) -> dict[str, str | None]:
-        """What may be told of it. Raises `InvalidField` where its token URL is refused."""
-        url = vet_token_url(self.token_url, rules)
-        return {
-            "token_url": url.shown,
-            "client_id": self.client_id,
-            "client_secret": "***",
-            "scope": self.scope,
-            "audience": self.audience,
-            "auth_method": self.auth_method,
-        }
-
     def request(self) -> tuple[dict[str, str], bytes]:
         """Headers and body of the question."""
         form = {"grant_type": "client_credentials", "scope": self.scope, "audience": self.audience}

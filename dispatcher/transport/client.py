@@ -17,7 +17,7 @@ from dispatcher.rules.retry import retry_after_s
 from dispatcher.rules.verdict import Exchange
 from dispatcher.states import AttemptError
 from dispatcher.transport.deadlines import Deadlines
-from dispatcher.transport.failures import classify, refused_by_alert
+from dispatcher.transport.failures import classify, of_endpoint_alone
 from dispatcher.transport.identities import Identities
 from dispatcher.transport.message import Answer, Wire
 from dispatcher.transport.tls import Contexts, Trust
@@ -61,23 +61,23 @@ class HttpClient:
     ) -> None:
         trust = Trust(ca_file)
 
-        def open_wire(contexts: Contexts) -> Wire:
-            return _wire(kind, rules, resolver, connect_timeout_s, contexts)
+        def opened(contexts: Contexts) -> Wire:
+            return open_wire(kind, rules, resolver, connect_timeout_s, contexts)
 
         self._deadlines = Deadlines()
-        self._wire = open_wire(trust.context)
-        self._identities = Identities(trust, open_wire)
+        self._wire = opened(trust.context)
+        self._identities = Identities(trust, opened)
         self._tokens = Tokens(self._wire)
 
-    async def post(self, request: Request, now: datetime) -> Exchange:
+    def post(self, request: Request, now: datetime) -> Awaitable[Exchange]:
         """Sends it and reads the answer's beginning. `now` is what a Retry-After date is compared with."""
+        # No coroutine of its own: nearly every attempt goes the first way, and none should pay for the others.
         credentials = request.credentials
         if credentials is None:
-            asking = self._wire.post(request.url, request.headers, request.body)
-            return await self._exchange(asking, request.timeout_s, now)
+            return self._exchange(self._wire.post(request.url, request.headers, request.body), request.timeout_s, now)
         if credentials.oauth2 is None:
-            return await self._post_as(request, credentials, request.headers, request.timeout_s, now)
-        return await self._post_with_token(request, credentials, credentials.oauth2, now)
+            return self._post_as(request, credentials, request.headers, request.timeout_s, now)
+        return self._post_with_token(request, credentials, credentials.oauth2, now)
 
     async def _post_with_token(
         self, request: Request, credentials: Credentials, oauth2: OAuth2, now: datetime
@@ -97,14 +97,14 @@ class HttpClient:
             self._tokens.refused(oauth2, token)
         return exchange
 
-    async def _post_as(
+    def _post_as(
         self, request: Request, credentials: Credentials, headers: Mapping[str, str], timeout_s: float, now: datetime
-    ) -> Exchange:
+    ) -> Awaitable[Exchange]:
         identity = credentials.identity
         if identity is None:
-            return await self._exchange(self._wire.post(request.url, headers, request.body), timeout_s, now)
+            return self._exchange(self._wire.post(request.url, headers, request.body), timeout_s, now)
         asking = self._identities.post(credentials, identity, request.url, headers, request.body)
-        return await self._exchange(asking, timeout_s, now)
+        return self._exchange(asking, timeout_s, now)
 
     async def _exchange(self, asking: Awaitable[Answer], timeout_s: float, now: datetime) -> Exchange:
         task = self._deadlines.set(timeout_s)
@@ -115,7 +115,7 @@ class HttpClient:
                 return Exchange(status=None, error=AttemptError.TIMEOUT)
             raise
         except Exception as error:  # noqa: BLE001 - `classify` raises what is not the receiver's
-            return Exchange(status=None, error=classify(error), of_endpoint_alone=refused_by_alert(error))
+            return Exchange(status=None, error=classify(error), of_endpoint_alone=of_endpoint_alone(error))
         finally:
             self._deadlines.lift(task)
         status = answer.status
@@ -133,9 +133,10 @@ class HttpClient:
         await self._wire.close()
 
 
-def _wire(
+def open_wire(
     kind: Kind, rules: EgressRules, resolver: AbstractResolver | None, connect_timeout_s: float, contexts: Contexts
 ) -> Wire:
+    """A connection pool behind the egress guard, whose TLS is that of `contexts`."""
     limits = {"connect_timeout_s": connect_timeout_s, "keep_alive_s": KEEP_ALIVE_S}
     match kind:
         case "aiohttp":

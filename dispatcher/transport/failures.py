@@ -60,9 +60,16 @@ def classify(error: BaseException) -> AttemptError:
             raise error
 
 
-def refused_by_alert(error: BaseException) -> bool:
-    """Whether the receiver ended TLS by saying so, as it does with who shows no certificate, or one it does not take."""
-    return any(isinstance(cause, ssl.SSLError) and "_ALERT_" in (cause.reason or "") for cause in _causes(error))
+def of_endpoint_alone(error: BaseException) -> bool:
+    """Whether a failure is about what the endpoint showed the receiver, and says nothing about the receiver's host.
+
+    So it is where a client certificate cannot be used, and where the receiver ended TLS with an alert, as it does with
+    who shows no certificate, or one that it does not take.
+    """
+    # What goes wrong with a connection's TLS is the cause of another exception.
+    return isinstance(error, ssl.SSLError) or any(
+        isinstance(cause, ssl.SSLError) and "_ALERT_" in (cause.reason or "") for cause in _causes(error)
+    )
 
 
 def unconnected(error: OSError) -> AttemptError:
