@@ -66,10 +66,13 @@ def of_endpoint_alone(error: BaseException) -> bool:
     So it is where a client certificate cannot be used, and where the receiver ended TLS with an alert, as it does with
     who shows no certificate, or one that it does not take.
     """
-    # What goes wrong with a connection's TLS is the cause of another exception.
-    return isinstance(error, ssl.SSLError) or any(
-        isinstance(cause, ssl.SSLError) and "_ALERT_" in (cause.reason or "") for cause in _causes(error)
-    )
+    # What goes wrong with a connection's TLS is the cause of another exception; of aiohttp's, some call themselves so.
+    of_tls = [
+        cause
+        for cause in _causes(error)
+        if isinstance(cause, ssl.SSLError) and not isinstance(cause, aiohttp.ClientError)
+    ]
+    return error in of_tls or any("_ALERT_" in (cause.reason or "") for cause in of_tls)
 
 
 def unconnected(error: OSError) -> AttemptError:

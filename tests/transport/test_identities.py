@@ -11,6 +11,7 @@ from dispatcher.rules.client_identity import ClientIdentity
 from dispatcher.rules.credentials import Credentials
 from dispatcher.states import AttemptError
 from dispatcher.transport import identities
+from tests.transport.alerting_server import AlertingServer
 from tests.transport.certificates import Authority
 from tests.transport.posting import Open, post
 from tests.transport.raw_receiver import OK, RawReceiver, answer
@@ -35,15 +36,15 @@ async def test_a_receiver_that_asks_who_connects_is_told(
     client, strangers = opened(ca_file=authority.trusted), Authority.make(tmp_path / "strangers")
     asking = authority.asking(HOST)
     asking.maximum_version = version
-    async with RawReceiver(tls=asking) as receiver:
-        exchange = await post(client, receiver.url(), credentials=shown(authority, "us"))
-        assert (exchange.status, exchange.error) == (200, None)
+    with AlertingServer(asking) as receiver:
         for credentials in (None, shown(strangers, "somebody")):
-            exchange = await post(client, receiver.url(), credentials=credentials)
+            exchange = await post(client, receiver.url, credentials=credentials)
             assert (exchange.status, exchange.error) == (None, AttemptError.TLS)
             # The host is well, whatever this endpoint lacks.
             assert exchange.of_endpoint_alone
-    assert receiver.clients == ["us"]
+        assert receiver.requests == []
+        exchange = await post(client, receiver.url, credentials=shown(authority, "us"))
+        assert (exchange.status, exchange.error) == (200, None)
 
 
 async def test_a_receiver_with_a_wrong_certificate_is_at_fault_itself(

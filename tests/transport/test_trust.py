@@ -14,6 +14,7 @@ from dispatcher.rules.client_identity import ClientIdentity
 from dispatcher.rules.verdict import Exchange
 from dispatcher.states import AttemptError
 from dispatcher.transport.tls import Trust
+from tests.transport.alerting_server import AlertingServer
 from tests.transport.certificates import Authority, self_signed
 from tests.transport.posting import Open, post
 from tests.transport.raw_receiver import RawReceiver
@@ -61,8 +62,8 @@ async def test_no_other_receiver_is_sent_anything(
     opened: Open, authority: Authority, tmp_path: Path, made: Callable[[Authority, Path], ssl.SSLContext]
 ) -> None:
     client = opened(ca_file=authority.trusted)
-    async with RawReceiver(tls=made(authority, tmp_path)) as receiver:
-        exchange = await post(client, receiver.url())
+    with AlertingServer(made(authority, tmp_path)) as receiver:
+        exchange = await post(client, receiver.url)
         assert (exchange.status, exchange.error) == (None, AttemptError.TLS)
     assert receiver.requests == []
 
