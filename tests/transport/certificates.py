@@ -67,17 +67,29 @@ class Authority:
         return context
 
     def client(
-        self, name: str, *, days: float = 1, usage: x509.ObjectIdentifier = ExtendedKeyUsageOID.CLIENT_AUTH
+        self,
+        name: str,
+        *,
+        at: datetime | None = None,
+        days: float = 1,
+        usage: x509.ObjectIdentifier | None = ExtendedKeyUsageOID.CLIENT_AUTH,
+        key: ec.EllipticCurvePrivateKey | None = None,
     ) -> tuple[str, str]:
-        """The certificate of a client and its key, both PEM."""
-        certificate, key = self._issue(name, days=days, usage=usage)
+        """The certificate of a client and its key, both PEM; it is for two days, and ends in `days` from `at` on."""
+        certificate, key = self._issue(name, at=at, days=days, usage=usage, key=key)
         return certificate, pem_of(key)
 
     def _issue(
-        self, name: str, *, days: float, usage: x509.ObjectIdentifier | None = None
+        self,
+        name: str,
+        *,
+        days: float,
+        at: datetime | None = None,
+        usage: x509.ObjectIdentifier | None = None,
+        key: ec.EllipticCurvePrivateKey | None = None,
     ) -> tuple[str, ec.EllipticCurvePrivateKey]:
-        key = ec.generate_private_key(ec.SECP256R1())
-        end = datetime.now(UTC) + timedelta(days=days)
+        key = key or ec.generate_private_key(ec.SECP256R1())
+        end = (at or datetime.now(UTC)) + timedelta(days=days)
         issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key())
         builder = (
             x509.CertificateBuilder(
