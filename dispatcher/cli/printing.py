@@ -99,7 +99,7 @@ def _cell(value: object) -> Text:
 def shown_value(value: object) -> str:
     """A value as people read it."""
     match value:
-        case None | "" | {}:
+        case None | "":
             return "–"
         case []:
             # Not the same as nothing: an empty retry schedule is one attempt.
@@ -117,7 +117,7 @@ def shown_value(value: object) -> str:
         case Answer():
             return shown_value(dict(value))
         case dict():
-            return ", ".join(f"{name}={shown_value(item)}" for name, item in value.items())
+            return "–" if not value else ", ".join(f"{name}={shown_value(item)}" for name, item in value.items())
         case _:
             return str(value)
 
