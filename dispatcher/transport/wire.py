@@ -87,8 +87,9 @@ class AiohttpWire:
             keepalive_timeout=keep_alive_s,
             ttl_dns_cache=10,
         )
-        # No argument of it says so.
-        self._connector._factory = partial(_Protocol, loop=asyncio.get_running_loop())
+        # It takes it by no argument.
+        factory: partial[ResponseHandler] = partial(_Protocol, loop=asyncio.get_running_loop())
+        self._connector._factory = factory
         self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=connect_timeout_s)
         self._contexts = contexts
         self._read_limit = read_limit
