@@ -92,7 +92,10 @@ def print_record(fields: Mapping[str, object]) -> None:
 
 
 def _cell(value: object) -> Text:
-    text = shown_value(value)
+    # A tenant's texts may hold what a terminal obeys.
+    text = "".join(
+        character if character.isprintable() or character == "\n" else "�" for character in shown_value(value)
+    )
     return Text(text, style=_STYLES.get(text, ""))
 
 

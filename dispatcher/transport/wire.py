@@ -88,8 +88,8 @@ class AiohttpWire:
             ttl_dns_cache=10,
         )
         # It takes it by no argument.
-        factory: partial[ResponseHandler] = partial(_Protocol, loop=asyncio.get_running_loop())
-        self._connector._factory = factory
+        protocol: type[ResponseHandler] = _Protocol
+        self._connector._factory = partial(protocol, loop=asyncio.get_running_loop())
         self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=connect_timeout_s)
         self._contexts = contexts
         self._read_limit = read_limit

@@ -117,6 +117,15 @@ def test_what_has_names_is_shown_with_them(cli: Cli) -> None:
     assert "X-Team=***" in shown
 
 
+def test_a_tenants_texts_do_nothing_to_the_operators_terminal(cli: Cli) -> None:
+    endpoint_id = made(cli, "--description", "a\x1b]0;owned\x07\u202eb", "--metadata", "team=\x1b[2J")
+    for words in (("show", endpoint_id), ("list",)):
+        shown = cli("endpoints", *words).stdout
+        assert endpoint_id in shown
+        assert not {"\x1b", "\x07", "\u202e"} & set(shown)
+    assert "a�]0;owned��b" in cli("endpoints", "show", endpoint_id).stdout
+
+
 def test_a_table_shows_ids_whole(cli: Cli) -> None:
     endpoint_id = made(cli, "--event-types", "a.very.long.type.of.an.event", "--event-types", "another.one.of.them")
     assert endpoint_id in cli("endpoints", "list").stdout.split()
