@@ -1,5 +1,8 @@
 # syntax=docker/dockerfile:1
-FROM python:3.13-slim AS builder
+# A tag may change under one: pin what you have looked at, --build-arg PYTHON_IMAGE=python:3.13-slim@sha256:…
+ARG PYTHON_IMAGE=python:3.13-slim
+
+FROM ${PYTHON_IMAGE} AS builder
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /source
 COPY requirements-build.lock requirements-runtime.lock ./
@@ -14,7 +17,7 @@ RUN /build/bin/python -m pip wheel --no-deps --no-build-isolation --wheel-dir /w
  && /opt/dispatcher/bin/python -m pip install --no-deps --no-index /wheels/*.whl \
  && /opt/dispatcher/bin/python -m pip uninstall --yes pip
 
-FROM python:3.13-slim
+FROM ${PYTHON_IMAGE}
 RUN useradd --system --uid 10001 --user-group --home-dir /data --create-home dispatcher
 COPY --from=builder /opt/dispatcher /opt/dispatcher
 ENV PATH=/opt/dispatcher/bin:$PATH \

@@ -5,7 +5,7 @@ SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help setup demo test check format-check lint imports types format chaos fuzz bench bench-long docs wheel lock clean
+.PHONY: help setup demo test check format-check lint imports types format chaos fuzz bench bench-long docs wheel sbom audit lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -56,8 +56,18 @@ bench-long: setup  ## The measures that take hours; goes on where it was stopped
 docs: setup  ## Renew the generated pages of docs/.
 	$(BIN)/dispatcher settings --markdown > docs/settings.md
 
-wheel: setup  ## Build the wheel into dist/.
+wheel: setup sbom  ## Build the wheel into dist/, and beside it the list of what it runs with.
 	$(PIP) wheel --no-deps --no-build-isolation --wheel-dir dist .
+
+sbom: setup  ## Write dist/sbom.cdx.json: every dependency that the lock file names, with hashes (CycloneDX).
+	@mkdir -p dist
+	$(BIN)/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible --output-format JSON \
+	  --output-file dist/sbom.cdx.json requirements-runtime.lock
+
+# Not part of the gate: it asks an index on the network for known vulnerabilities.
+audit: setup  ## Look for known vulnerabilities in what the lock files name; needs a network.
+	$(BIN)/pip-audit --require-hashes --disable-pip --progress-spinner off $(AUDIT) \
+	  --requirement requirements-runtime.lock --requirement requirements-build.lock --requirement requirements.lock
 
 # A lock file names versions and hashes only, never an index, so that it works behind any mirror.
 COMPILE = $$(command -v uv || echo $(BIN)/uv) pip compile --quiet --universal --generate-hashes \

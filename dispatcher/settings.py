@@ -129,6 +129,11 @@ class Settings(BaseSettings):
         (),
         description="CIDRs that the egress guard lets through though they are not public, like `127.0.0.0/8,::1/128`.",
     )
+    ca_file: Path | None = Field(
+        None,
+        description="A file of certificates in PEM that receivers' TLS is trusted by too, beside the system's"
+        " authorities; read at start.",
+    )
     egress_addresses: Texts = Field(
         (), description="The addresses that deliveries come from, told to receivers under /v1/egress."
     )

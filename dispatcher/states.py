@@ -90,7 +90,7 @@ class AttemptError(StrEnum):
     HTTP_STATUS = "http_status"
     #: What came back is not HTTP.
     PROTOCOL = "protocol"
-    #: A line of the answer's head is longer than 8 KiB.
+    #: A line of the answer's head is longer than 8 KiB, or its heads longer than 256 KiB.
     BODY_TOO_LARGE = "body_too_large"
     #: The process ended or lost its lease; the outcome is unknown.
     INTERRUPTED = "interrupted"

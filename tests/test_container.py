@@ -49,7 +49,22 @@ async def test_the_health_command_fails_where_nothing_listens() -> None:
     assert await _health(port) != 0
 
 
-async def test_the_containers_command_becomes_healthy_and_stops_cleanly(tmp_path: Path) -> None:
+#: Tells of every file that the process opens to write.
+_TELL_TALE = """
+import os, sys
+
+def tell(event, given):
+    if event == "open" and isinstance(given[2], int) and given[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+        if not isinstance(given[0], int):
+            os.write(2, b"writes " + os.fsencode(given[0]) + b"\\n")
+
+sys.addaudithook(tell)
+"""
+
+
+async def test_the_containers_command_becomes_healthy_stops_cleanly_and_writes_into_its_volume_alone(
+    tmp_path: Path,
+) -> None:
     match = re.search(r"^CMD (\[.*\])$", _FINAL_STAGE, re.MULTILINE)
     assert match
     program, *arguments = json.loads(match[1])
@@ -59,9 +74,17 @@ async def test_the_containers_command_becomes_healthy_and_stops_cleanly(tmp_path
         "DISPATCHER_HOST": "127.0.0.1",
         "DISPATCHER_PORT": "0",
         "DISPATCHER_DATABASE_URL": environment["DISPATCHER_DATABASE_URL"].replace("//data/", f"/{tmp_path}/"),
+        # In the image everything is compiled.
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONPATH": str(tmp_path),
     }
+    (tmp_path / "sitecustomize.py").write_text(_TELL_TALE)
     process = await create_subprocess_exec(
-        Path(sys.executable).parent / program, *arguments, env=environment, stdout=subprocess.PIPE
+        Path(sys.executable).parent / program,
+        *arguments,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     )
     try:
         assert process.stdout is not None
@@ -74,7 +97,10 @@ async def test_the_containers_command_becomes_healthy_and_stops_cleanly(tmp_path
         assert await _health(port) == 0
         assert (tmp_path / "dispatcher.db").is_file()
         process.send_signal(signal.SIGTERM)
-        assert await process.wait() == 0
+        _, said = await process.communicate()
+        assert process.returncode == 0
+        written = {Path(line[7:].decode()) for line in said.splitlines() if line.startswith(b"writes ")}
+        assert {path.parent for path in written} == {tmp_path}
     finally:
         if process.returncode is None:
             process.kill()
@@ -88,6 +114,29 @@ def test_the_container_runs_without_root_and_keeps_its_data_in_a_volume() -> Non
     assert int(user[2]) > 0
     assert re.search(r"^VOLUME /data$", _FINAL_STAGE, re.MULTILINE)
     assert "sqlite+aiosqlite:////data/" in _FINAL_STAGE
+
+
+def test_compose_gives_the_dispatcher_no_more_than_it_needs() -> None:
+    compose = (_ROOT / "compose.yaml").read_text()
+    shared = compose.split("x-dispatcher: &dispatcher\n", 1)[1].split("\n\n", 1)[0]
+    for line in (
+        "read_only: true",
+        "tmpfs: [/tmp]",
+        "cap_drop: [ALL]",
+        'security_opt: ["no-new-privileges:true"]',
+    ):
+        assert f"\n  {line}\n" in f"\n{shared}\n"
+    services = compose.split("\nservices:\n", 1)[1]
+    of_ours = [block for block in re.split(r"\n\n(?=  \w)", services) if "postgres:18" not in block]
+    assert len(of_ours) == 3
+    for block in of_ours:
+        assert "<<: *dispatcher" in block
+        assert not re.search(r"read_only|tmpfs|cap_add|privileged|security_opt|user:", block)
+
+
+def test_both_stages_are_built_on_the_image_that_is_named_once() -> None:
+    assert re.findall(r"^FROM (\S+)", _DOCKERFILE, re.MULTILINE) == ["${PYTHON_IMAGE}"] * 2
+    assert len(re.findall(r"^ARG PYTHON_IMAGE=python:[\w.-]+$", _DOCKERFILE, re.MULTILINE)) == 1
 
 
 def test_what_the_image_copies_exists_and_is_let_through_by_dockerignore() -> None:

@@ -117,5 +117,18 @@ def test_make_says_what_to_do_where_there_is_no_python(tmp_path: Path) -> None:
 def test_every_public_target_is_explained_by_make_help() -> None:
     environment = {"PATH": os.environ["PATH"]}
     shown = subprocess.run(["make", "-C", _ROOT, "help"], env=environment, capture_output=True, text=True, check=True)
-    for target in ("setup", "demo", "test", "check", "format", "chaos", "bench", "docs", "wheel", "lock"):
+    for target in (
+        "setup",
+        "demo",
+        "test",
+        "check",
+        "format",
+        "chaos",
+        "bench",
+        "docs",
+        "wheel",
+        "sbom",
+        "audit",
+        "lock",
+    ):
         assert re.search(rf"^ +make {target} ", shown.stdout, re.MULTILINE)

@@ -22,6 +22,7 @@ Id = Annotated[str, typer.Argument(metavar="EP_ID", help="The endpoint's id.", s
     epilog=examples(
         "dispatcher endpoints create https://example.com/hook --event-types 'job.*' --secret s3cret-text --json",
         "dispatcher endpoints create https://example.com/hook --headers 'X-Team: ai' --retry-schedule '5s,5m,2h'",
+        "dispatcher endpoints create https://example.com/hook --client-certificate @client.pem --client-key @key.pem",
     )
 )
 def create(
@@ -44,6 +45,9 @@ def create(
     retry_schedule: options.RetrySchedule = None,
     timeout_s: options.TimeoutS = None,
     metadata: options.Metadata = None,
+    client_certificate: options.ClientCertificate = None,
+    client_key: options.ClientKey = None,
+    oauth2: options.OAuth2 = None,
     tenant: options.Owner = None,
     job_id: Annotated[str | None, typer.Option("--job-id", help="Bind it to this job: a job's own callback.")] = None,
     expires_in_s: Annotated[
@@ -77,6 +81,9 @@ def create(
         retry_schedule=retry_schedule,
         timeout_s=timeout_s,
         metadata=metadata,
+        client_certificate=client_certificate,
+        client_key=client_key,
+        oauth2=oauth2,
     ) | given(url=url, secret=secret, tenant=tenant)
     owner = tenant or "default"
     if job_id is None:
@@ -162,6 +169,9 @@ def update(
     retry_schedule: options.RetrySchedule = None,
     timeout_s: options.TimeoutS = None,
     metadata: options.Metadata = None,
+    client_certificate: options.ClientCertificate = None,
+    client_key: options.ClientKey = None,
+    oauth2: options.OAuth2 = None,
     tenant: options.Tenant = None,
     as_json: options.AsJson = False,
 ) -> None:
@@ -185,6 +195,9 @@ def update(
         retry_schedule=retry_schedule,
         timeout_s=timeout_s,
         metadata=metadata,
+        client_certificate=client_certificate,
+        client_key=client_key,
+        oauth2=oauth2,
     ) | given(url=url)
     if not fields:
         raise typer.BadParameter("give at least one field to change, like --timeout-s 5")

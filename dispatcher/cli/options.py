@@ -1,5 +1,6 @@
 """The options that commands share, and how their texts are read; each is named like its field in the API."""
 
+import json
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -101,20 +102,44 @@ def unnulled(value: Any) -> Any:
 def read_data(text: str) -> str:
     """An event's data: JSON text, `@file`, or `-` for standard input."""
     if text == "-":
-        return _decoded(sys.stdin.buffer.read(), "standard input")
-    if text.startswith("@"):
-        try:
-            return _decoded(Path(text[1:]).read_bytes(), text[1:])
-        except OSError as error:
-            raise typer.BadParameter(f"{text[1:]}: {error.strerror}", param_hint="--data") from None
-    return text
+        return _decoded(sys.stdin.buffer.read(), "standard input", "--data")
+    return _read(text, "--data")
 
 
-def _decoded(raw: bytes, source: str) -> str:
+def read_file(text: str) -> str:
+    """An option's text, or with `@file` what is in that file."""
+    # Which option it is, typer says.
+    return _read(text, None)
+
+
+def read_nullable_object(text: str) -> dict[str, Any] | str:
+    """A JSON object, `@file` with one, or `null`."""
+    if text == NULL:
+        return NULL
+    try:
+        found = json.loads(read_file(text))
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        # Never what was given, which holds a secret.
+        raise typer.BadParameter('is no JSON object; write it like \'{"client_id": "…"}\', or name a @file with it')
+    return found
+
+
+def _read(text: str, option: str | None) -> str:
+    if not text.startswith("@"):
+        return text
+    try:
+        return _decoded(Path(text[1:]).read_bytes(), text[1:], option)
+    except OSError as error:
+        raise typer.BadParameter(f"{text[1:]}: {error.strerror}", param_hint=option) from None
+
+
+def _decoded(raw: bytes, source: str, option: str | None) -> str:
     try:
         return raw.decode()
     except UnicodeDecodeError:
-        raise typer.BadParameter(f"{source} is not UTF-8", param_hint="--data") from None
+        raise typer.BadParameter(f"{source} is not UTF-8", param_hint=option) from None
 
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print what the HTTP API would answer.")]
@@ -232,4 +257,28 @@ TimeoutS = Annotated[
 Metadata = Annotated[
     list[str] | None,
     typer.Option("--metadata", metavar="NAME=VALUE", help="A text of yours; repeat it for several."),
+]
+ClientCertificate = Annotated[
+    str | None,
+    typer.Option(
+        "--client-certificate",
+        parser=read_file,
+        metavar="@FILE",
+        help="A certificate in PEM, with its chain, for a receiver that asks who connects; `null`: none.",
+    ),
+]
+ClientKey = Annotated[
+    str | None,
+    typer.Option(
+        "--client-key", parser=read_file, metavar="@FILE", help="Its private key in PEM; encrypted and never shown."
+    ),
+]
+OAuth2 = Annotated[
+    Any,
+    typer.Option(
+        "--oauth2",
+        parser=read_nullable_object,
+        metavar="@FILE",
+        help="JSON with token_url, client_id and client_secret: access tokens are sent along; `null`: none.",
+    ),
 ]

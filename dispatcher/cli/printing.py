@@ -92,14 +92,17 @@ def print_record(fields: Mapping[str, object]) -> None:
 
 
 def _cell(value: object) -> Text:
-    text = shown_value(value)
+    # A tenant's texts may hold what a terminal obeys.
+    text = "".join(
+        character if character.isprintable() or character == "\n" else "�" for character in shown_value(value)
+    )
     return Text(text, style=_STYLES.get(text, ""))
 
 
 def shown_value(value: object) -> str:
     """A value as people read it."""
     match value:
-        case None | "" | {}:
+        case None | "":
             return "–"
         case []:
             # Not the same as nothing: an empty retry schedule is one attempt.
@@ -114,8 +117,10 @@ def shown_value(value: object) -> str:
             return f"{value:g}"
         case list() | tuple():
             return ", ".join(shown_value(item) for item in value)
+        case Answer():
+            return shown_value(dict(value))
         case dict():
-            return ", ".join(f"{name}={item}" for name, item in value.items())
+            return "–" if not value else ", ".join(f"{name}={shown_value(item)}" for name, item in value.items())
         case _:
             return str(value)
 

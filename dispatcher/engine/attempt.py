@@ -210,6 +210,8 @@ def conclude(
         duration_ms=duration_ms,
         excerpt=exchange.excerpt,
         progress_of=claimed.progress_of,
-        destination_row=claimed.destination_row if isinstance(claimed, Claimed) else 0,
+        destination_row=claimed.destination_row
+        if isinstance(claimed, Claimed) and not exchange.of_endpoint_alone
+        else 0,
         watched=isinstance(claimed, Claimed) and claimed.watched,
     )

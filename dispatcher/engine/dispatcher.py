@@ -77,6 +77,7 @@ class Dispatcher:
                     self.deployment.egress,
                     connect_timeout_s=self.settings.connect_timeout.total_seconds(),
                     kind=self.settings.client,
+                    ca_file=self.settings.ca_file,
                 ),
                 EndpointBook(self.deployment),
                 self._numbered,

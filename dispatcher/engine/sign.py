@@ -45,4 +45,4 @@ def sign(claimed: Claimed, policy: EndpointPolicy, now: datetime) -> Request:
         headers["traceparent"] = claimed.traceparent
     if policy.signature_header is not None:
         headers[policy.signature_header] = legacy_signature(policy.legacy_key, body, policy.signature_prefix)
-    return Request(policy.url, headers, body, policy.timeout_s)
+    return Request(policy.url, headers, body, policy.timeout_s, policy.credentials)

@@ -61,7 +61,10 @@ async def send_test(deployment: Deployment, endpoint_row: int) -> Tested:
     )
     settings = deployment.settings
     client = HttpClient(
-        deployment.egress, connect_timeout_s=settings.connect_timeout.total_seconds(), kind=settings.client
+        deployment.egress,
+        connect_timeout_s=settings.connect_timeout.total_seconds(),
+        kind=settings.client,
+        ca_file=settings.ca_file,
     )
     started = clock.monotonic()
     try:

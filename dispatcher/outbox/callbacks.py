@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection, select
 
+from dispatcher.clock import SystemClock
 from dispatcher.errors import ConfigurationError, Conflict, InvalidField
 from dispatcher.ids import Kind, public_id
 from dispatcher.outbox.events import check_text
@@ -16,6 +17,7 @@ from dispatcher.rules.callback_url import CallbackUrl
 from dispatcher.rules.secrets import Secret
 from dispatcher.settings import Settings
 from dispatcher.store.deployment import egress_rules, open_keyring
+from dispatcher.store.endpoint_credentials import EndpointCredentials
 from dispatcher.store.endpoint_fields import EndpointFields, endpoint_defaults
 from dispatcher.store.endpoint_rows import NewEndpoint, callback_row, insert_endpoint
 from dispatcher.store.keyring import KeyRing
@@ -77,7 +79,7 @@ def register_callback(
     """
     settings = producer_settings()
     keyring = producer_keyring()
-    given = EndpointFields.read(fields).columns()
+    given = EndpointFields.read(fields)
     _check_is_text("url", url)
     if secret is not None:
         _check_is_text("secret", secret)
@@ -86,7 +88,8 @@ def register_callback(
     if expires_in is not None:
         _check_expires_in(expires_in)
     chosen = Secret.parse(secret) if secret is not None else Secret.generate()
-    vetted = CallbackUrl.parse(url, egress_rules(settings))
+    rules = egress_rules(settings)
+    vetted = CallbackUrl.parse(url, rules)
     new = NewEndpoint(
         row_id=callback_row(tenant, job_id, url),
         tenant=tenant,
@@ -94,7 +97,8 @@ def register_callback(
         secret=chosen,
         takes_default=secret is None,
         job_id=job_id,
-        **{**endpoint_defaults(settings), **given},
+        credentials=EndpointCredentials().changed(given.credentials(), rules, SystemClock().now()),
+        **{**endpoint_defaults(settings), **given.columns()},
     )
     declared = tables(settings.schema_name, settings.table_prefix)
     callback = Callback(public_id(Kind.ENDPOINT, new.row_id))

@@ -42,6 +42,8 @@ class Exchange(Struct, frozen=True, gc=False):
     retry_after_s: float | None = None
     #: The start of the answer.
     excerpt: str = ""
+    #: It says nothing about the receiver's host, only about what the endpoint showed it, or had nothing to show.
+    of_endpoint_alone: bool = False
 
 
 class Verdict(Struct, frozen=True, gc=False):

@@ -34,6 +34,25 @@ class Page(Answer, Generic[Item]):
     next_cursor: str | None = Field(description="For the next part, as `cursor`; null: this is the last.")
 
 
+class ClientCertificate(Answer):
+    """A client certificate; neither it nor its key is shown."""
+
+    subject: str = Field(description="Whom it names (RFC 4514).", examples=["CN=dispatcher.example.com"])
+    expires_at: Moment
+    sha256: str = Field(description="Its fingerprint: SHA-256, in hexadecimal digits.")
+
+
+class TokenSource(Answer):
+    """Where access tokens come from; the secret reads `***`."""
+
+    token_url: str
+    client_id: str
+    client_secret: str = Field(examples=["***"])
+    scope: str | None
+    audience: str | None
+    auth_method: str
+
+
 class Endpoint(Answer):
     """A registered callback URL with its policy."""
 
@@ -59,6 +78,8 @@ class Endpoint(Answer):
     retry_schedule: list[float] | None
     timeout_s: float | None
     metadata: dict[str, str]
+    client_certificate: ClientCertificate | None
+    oauth2: TokenSource | None
     job_id: str | None = Field(description="The job that it is bound to, if it is a callback.")
     expires_at: Moment | None
     created_at: Moment

@@ -3,20 +3,23 @@
 import os
 import shutil
 from dataclasses import dataclass
+from datetime import timedelta
 
 from sqlalchemy import func, select
 from sqlalchemy.exc import DBAPIError
 
 from dispatcher.clock import SystemClock
-from dispatcher.errors import ConfigurationError, SchemaError, StoreUnavailable
+from dispatcher.errors import ConfigurationError, InvalidSettings, SchemaError, StoreUnavailable
+from dispatcher.ids import Kind, public_id
 from dispatcher.service.moments import moment_now
 from dispatcher.settings import Settings
-from dispatcher.states import Reason
+from dispatcher.states import EndpointStatus, Reason
 from dispatcher.store.database import Database, open_database
 from dispatcher.store.deployment import open_keyring
 from dispatcher.store.endpoint_fields import endpoint_defaults
 from dispatcher.store.migrate import check
 from dispatcher.store.signing_secrets import OWN, TENANTS
+from dispatcher.transport.tls import Trust
 from dispatcher.units import format_size
 
 #: How far this host's clock may be from the database's, in seconds.
@@ -27,6 +30,11 @@ _LEAST_FREE_BYTES = 100 * 1024 * 1024
 
 #: A shorter admin key is a finding: it can be guessed.
 _SHORTEST_ADMIN_KEY = 16
+
+#: A client certificate that ends sooner is a finding.
+CERTIFICATE_NOTICE = timedelta(days=30)
+#: So many of them are named.
+_MOST_NAMED = 10
 
 _PROXY_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
 
@@ -57,6 +65,7 @@ async def examine(settings: Settings) -> list[Finding]:
                 await _examine_keys(settings, database),
                 await _examine_dispatchers(database),
                 await _examine_rows(database),
+                await _examine_certificates(database),
             ]
     finally:
         await database.close()
@@ -93,6 +102,10 @@ def _examine_defaults(settings: Settings) -> Finding:
 
 
 def _examine_egress(settings: Settings) -> Finding:
+    try:
+        Trust(settings.ca_file)
+    except InvalidSettings as error:
+        return Finding("egress", False, str(error), "correct DISPATCHER_CA_FILE, or take it away")
     schemes = "http and https" if settings.allow_http else "https only"
     networks = ", ".join(str(network) for network in settings.allow_networks)
     told = ", ".join(settings.egress_addresses) or "none (set DISPATCHER_EGRESS_ADDRESSES for receivers' allow lists)"
@@ -101,6 +114,8 @@ def _examine_egress(settings: Settings) -> Finding:
         f"public addresses and {networks}" if networks else "public addresses only",
         f"addresses told to receivers: {told}",
     ]
+    if settings.ca_file is not None:
+        parts.append(f"receivers are trusted by {settings.ca_file} too")
     proxies = [name for name in _PROXY_VARIABLES if os.environ.get(name)]
     if proxies:
         parts.append(f"{', '.join(proxies)} is ignored: deliveries connect directly")
@@ -190,6 +205,33 @@ async def _examine_rows(database: Database) -> Finding:
             " name, then redeliver, or publish the event again; discard what cannot be mended",
         )
     return Finding("rows", True, "none was found unreadable")
+
+
+async def _examine_certificates(database: Database) -> Finding:
+    e = database.tables.endpoints.c
+    async with database.read() as connection:
+        now = await moment_now(connection, database)
+        soon = (
+            await connection.execute(
+                select(e.row_id, e.client_certificate_expires_at)
+                .where(
+                    e.client_certificate_expires_at < now + CERTIFICATE_NOTICE,
+                    e.status != EndpointStatus.DISABLED,
+                    e.deleted_at.is_(None),
+                )
+                .order_by(e.client_certificate_expires_at)
+                .limit(_MOST_NAMED + 1)
+            )
+        ).all()
+    if not soon:
+        return Finding("client certificates", True, f"none ends within {CERTIFICATE_NOTICE.days} days")
+    named = ", ".join(f"{public_id(Kind.ENDPOINT, row)} ({ends:%Y-%m-%d})" for row, ends in soon[:_MOST_NAMED])
+    return Finding(
+        "client certificates",
+        False,
+        f"ended, or end within {CERTIFICATE_NOTICE.days} days: {named}{' and more' if len(soon) > _MOST_NAMED else ''}",
+        "dispatcher endpoints update EP_ID --client-certificate @FILE, and --client-key @FILE unless the key stays",
+    )
 
 
 async def _examine_dispatchers(database: Database) -> Finding:

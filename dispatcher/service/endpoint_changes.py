@@ -16,6 +16,8 @@ from dispatcher.service.moments import moment_now
 from dispatcher.states import EndpointStatus, Reason
 from dispatcher.store.database import Database
 from dispatcher.store.deployment import Deployment
+from dispatcher.store.endpoint_credentials import FIELDS as CREDENTIALS
+from dispatcher.store.endpoint_credentials import EndpointCredentials, open_credentials
 from dispatcher.store.endpoint_rows import (
     REDACTED,
     check_headers,
@@ -54,7 +56,7 @@ async def update(deployment: Deployment, endpoint_id: str, body: EndpointUpdate,
             values["heartbeat_due_at"] = None if values["heartbeat_s"] is None else deployment.database.now()
         if "url" in body.model_fields_set:
             values |= await _url_columns(connection, deployment, body.url)
-        values |= _header_columns(deployment, row, body, values.get("url_shown", row.url_shown))
+        values |= _secret_columns(deployment, row, body, values.get("url_shown", row.url_shown))
         await _apply(connection, deployment.database, row, values)
         if "event_types" in values and row.status != EndpointStatus.DISABLED:
             await connection.run_sync(subscribe, tables, row.row_id)
@@ -102,6 +104,7 @@ async def delete(deployment: Deployment, endpoint_id: str, *, tenant: str | None
                 "disabled_reason": Reason.ENDPOINT_DELETED,
                 "url_sealed": b"",
                 "headers_sealed": None,
+                **EndpointCredentials().columns(deployment.keyring),
                 "idempotency_key": None,
                 "request_digest": None,
                 "deleted_at": deployment.database.now(),
@@ -148,20 +151,24 @@ async def _url_columns(connection: AsyncConnection, deployment: Deployment, text
     }
 
 
-def _header_columns(deployment: Deployment, row: Row[Any], body: EndpointUpdate, url_shown: str) -> dict[str, Any]:
-    given = body.model_fields_set
-    if not given & {"url", "headers", "signature_header"}:
+def _secret_columns(deployment: Deployment, row: Row[Any], body: EndpointUpdate, url_shown: str) -> dict[str, Any]:
+    """Headers and credentials, which have to go together with each other and with the URL."""
+    given, keyring = body.model_fields_set, deployment.keyring
+    if not given & {"url", "headers", "signature_header", *CREDENTIALS}:
         return {}
-    stored = open_headers(deployment.keyring, row.headers_sealed)
+    credentials = open_credentials(keyring, row).changed(body.credentials(), deployment.egress, deployment.clock.now())
+    stored = open_headers(keyring, row.headers_sealed)
     headers = dict(body.headers) if "headers" in given else stored
     by_name = {name.lower(): value for name, value in stored.items()}
     headers = {
         name: by_name.get(name.lower(), value) if value == REDACTED else value for name, value in headers.items()
     }
-    check_headers(body.signature_header if "signature_header" in given else row.signature_header, headers, url_shown)
+    signature_header = body.signature_header if "signature_header" in given else row.signature_header
+    check_headers(signature_header, headers, url_shown, credentials)
     return {
-        "headers_sealed": seal_headers(deployment.keyring, headers),
+        "headers_sealed": seal_headers(keyring, headers),
         "header_names": json.dumps(list(headers)),
+        **(credentials.columns(keyring) if given.intersection(CREDENTIALS) else {}),
     }
 
 

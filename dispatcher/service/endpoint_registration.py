@@ -20,6 +20,7 @@ from dispatcher.service.models import CallbackCreate, EndpointCreate, EndpointWi
 from dispatcher.service.moments import moment_now
 from dispatcher.service.scope import text_filter
 from dispatcher.store.deployment import Deployment
+from dispatcher.store.endpoint_credentials import EndpointCredentials
 from dispatcher.store.endpoint_fields import endpoint_defaults
 from dispatcher.store.endpoint_rows import NewEndpoint, callback_row, insert_endpoint, new_endpoint_row
 
@@ -86,6 +87,7 @@ def _vetted(deployment: Deployment, body: EndpointCreate | CallbackCreate, row_i
         url=CallbackUrl.parse(body.url, deployment.egress),
         secret=Secret.parse(body.secret) if body.secret is not None else Secret.generate(),
         takes_default=body.secret is None,
+        credentials=EndpointCredentials().changed(body.credentials(), deployment.egress, deployment.clock.now()),
         **fields,
     )
 

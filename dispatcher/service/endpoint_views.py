@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from dispatcher.errors import NotFound
 from dispatcher.ids import Kind, public_id, row_id
 from dispatcher.rules import json_text
-from dispatcher.service.models import Endpoint, EndpointWithSecret
+from dispatcher.service.models import ClientCertificate, Endpoint, EndpointWithSecret, TokenSource
 from dispatcher.service.scope import within
 from dispatcher.states import EndpointStatus, Profile, Reason, read_word
 from dispatcher.store.deployment import Deployment
@@ -79,11 +79,25 @@ def endpoint_view(row: Row[Any]) -> Endpoint:
         retry_schedule=json_text.read(row.retry_schedule, list[float], None),
         timeout_s=row.timeout_s,
         metadata=json_text.read(row.metadata, dict[str, str], {}),
+        client_certificate=_client_certificate(row),
+        oauth2=_oauth2(row),
         job_id=row.job_id,
         expires_at=row.expires_at,
         created_at=row.created_at,
         updated_at=row.updated_at,
     )
+
+
+def _client_certificate(row: Row[Any]) -> ClientCertificate | None:
+    shown = json_text.read(row.client_certificate_shown, dict[str, str], None)
+    if shown is None or row.client_certificate_expires_at is None:
+        return None
+    return ClientCertificate(expires_at=row.client_certificate_expires_at, **shown)
+
+
+def _oauth2(row: Row[Any]) -> TokenSource | None:
+    shown = json_text.read(row.oauth2_shown, dict[str, str | None], None)
+    return None if shown is None else TokenSource.model_validate(shown)
 
 
 def status_of(row: Row[Any]) -> EndpointStatus:

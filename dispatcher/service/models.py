@@ -4,6 +4,7 @@ from dispatcher.service.answers import (
     Answer,
     Attempt,
     BatchAccepted,
+    ClientCertificate,
     DeadLetter,
     DeadLetterCount,
     Delivery,
@@ -23,6 +24,7 @@ from dispatcher.service.answers import (
     Stats,
     TenantSecret,
     TestResult,
+    TokenSource,
     Waiting,
 )
 from dispatcher.service.job_answers import (
@@ -60,6 +62,7 @@ __all__ = [
     "Attempt",
     "BatchAccepted",
     "CallbackCreate",
+    "ClientCertificate",
     "DeadLetter",
     "DeadLetterCount",
     "DeadLetterDiscard",
@@ -97,6 +100,7 @@ __all__ = [
     "TenantSecret",
     "TenantSecretSet",
     "TestResult",
+    "TokenSource",
     "UnreadableJson",
     "Waiting",
     "WaitingDelivery",

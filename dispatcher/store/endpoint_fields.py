@@ -16,8 +16,10 @@ from pydantic_core import PydanticCustomError
 from dispatcher.errors import FieldProblem, InvalidField, InvalidFields, InvalidSettings
 from dispatcher.rules.event_types import check_pattern
 from dispatcher.rules.headers import check_signature_header, check_signature_prefix, check_static_headers
+from dispatcher.rules.oauth2 import AuthMethod
 from dispatcher.settings import Settings
 from dispatcher.states import Profile
+from dispatcher.store import endpoint_credentials
 from dispatcher.store.endpoint_rows import ORDER_HOLD_S
 
 _DAY_S = 86400.0
@@ -100,6 +102,36 @@ def invalid_fields(error: ValidationError, at: str = "") -> InvalidFields:
     return InvalidFields(tuple(problems))
 
 
+def _no_control_characters(text: str) -> str:
+    if not text.isprintable():
+        raise InvalidField("text", "must be one line of printable characters")
+    return text
+
+
+Name = Annotated[str, StringConstraints(min_length=1, max_length=1000), vetted(_no_control_characters)]
+
+
+class OAuth2Fields(GivenFields):
+    """How access tokens are asked for: OAuth2 client credentials."""
+
+    token_url: PlainText = Field(
+        description="The token endpoint, under the same rules as a callback URL; password and query values are shown as"
+        " `***`.",
+        examples=["https://auth.example.com/oauth/token"],
+    )
+    client_id: Name
+    client_secret: Name = Field(
+        description="Secret: shown as `***`; `***` sent back beside the same `token_url` and `client_id` leaves it.",
+        repr=False,
+    )
+    scope: Name | None = None
+    audience: Name | None = Field(default=None, description="Asked for by some token endpoints, as `audience`.")
+    auth_method: AuthMethod = Field(
+        default="client_secret_basic",
+        description="How client id and secret are sent: as basic authorization, or in the form.",
+    )
+
+
 class EndpointFields(GivenFields):
     """How an endpoint is served; each field has a default, and `model_fields_set` tells what was given."""
 
@@ -162,14 +194,36 @@ class EndpointFields(GivenFields):
     metadata: Metadata = Field(
         default={}, description="Up to 50 texts of yours by name.", examples=[{"team": "billing"}]
     )
+    client_certificate: PlainText | None = Field(
+        default=None,
+        description="PEM: a certificate, then its chain, for a receiver that asks who connects (mutual TLS). Alone: it"
+        " is renewed under the stored key. null: none.",
+    )
+    client_key: PlainText | None = Field(
+        default=None,
+        description="PEM: its private key, without a password. Encrypted at rest, and never shown.",
+        repr=False,
+    )
+    oauth2: OAuth2Fields | None = Field(
+        default=None,
+        description="Access tokens by OAuth2 client credentials, sent as `Authorization: Bearer`. null: none.",
+    )
 
     def columns(self) -> dict[str, Any]:
         """The given fields as `NewEndpoint` takes them."""
-        given = {name: getattr(self, name) for name in EndpointFields.model_fields if name in self.model_fields_set}
+        given = {
+            name: getattr(self, name)
+            for name in EndpointFields.model_fields
+            if name in self.model_fields_set and name not in endpoint_credentials.FIELDS
+        }
         for name in ("event_types", "retry_schedule"):
             if given.get(name) is not None:
                 given[name] = tuple(given[name])
         return given
+
+    def credentials(self) -> dict[str, Any]:
+        """The given fields that are credentials, as `EndpointCredentials` takes them."""
+        return self.model_dump(include=self.model_fields_set.intersection(endpoint_credentials.FIELDS))
 
 
 def endpoint_defaults(settings: Settings) -> dict[str, Any]:
@@ -178,6 +232,11 @@ def endpoint_defaults(settings: Settings) -> dict[str, Any]:
     Raises `InvalidSettings` that names every wrong field.
     """
     try:
-        return EndpointFields.read(settings.endpoint_defaults).columns()
-    except InvalidFields as error:
+        fields = EndpointFields.read(settings.endpoint_defaults)
+        own = sorted(fields.credentials())
+        if own:
+            # Settings are printed, and what is shown to every receiver proves nothing to any.
+            raise InvalidField(own[0], "is an endpoint's own; give it to the endpoint")
+        return fields.columns()
+    except InvalidField as error:
         raise InvalidSettings(f"DISPATCHER_ENDPOINT_DEFAULTS: {error}") from None

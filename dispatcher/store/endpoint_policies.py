@@ -12,10 +12,12 @@ from sqlalchemy.engine import Row
 from yarl import URL
 
 from dispatcher.ids import Kind, public_id
+from dispatcher.rules.credentials import Credentials
 from dispatcher.rules.retry import RetryPolicy
 from dispatcher.rules.secrets import Secret
 from dispatcher.settings import Settings
 from dispatcher.store.database import Database
+from dispatcher.store.endpoint_credentials import open_credentials
 from dispatcher.store.endpoint_rows import open_headers
 from dispatcher.store.keyring import KeyRing, Unreadable
 from dispatcher.store.signing_secrets import OWN, TENANTS, signing
@@ -43,6 +45,8 @@ class EndpointPolicy:
     hold_s: float | None
     #: When the oldest key stops signing: read again then.
     good_until: datetime | None
+    #: What few have beside a signature.
+    credentials: Credentials | None = field(default=None, repr=False)
 
 
 async def check_keyring(database: Database, keyring: KeyRing) -> None:
@@ -98,7 +102,15 @@ def _policy(
         timeout_s=_seconds(row.timeout_s) if row.timeout_s is not None else settings.timeout.total_seconds(),
         hold_s=None if row.order_hold_s is None else _seconds(row.order_hold_s),
         good_until=min((retires_at for _, retires_at in secrets if retires_at is not None), default=None),
+        credentials=_credentials(row, keyring),
     )
+
+
+def _credentials(row: Row[Any], keyring: KeyRing) -> Credentials | None:
+    if row.client_identity_sealed is None and row.oauth2_sealed is None:
+        return None
+    stored = open_credentials(keyring, row)
+    return Credentials(public_id(Kind.ENDPOINT, row.row_id), stored.identity, stored.oauth2)
 
 
 def _seconds(stored: float) -> float:

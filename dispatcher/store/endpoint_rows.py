@@ -21,6 +21,7 @@ from dispatcher.rules.callback_url import CallbackUrl
 from dispatcher.rules.secrets import Secret
 from dispatcher.states import EndpointStatus, Profile
 from dispatcher.store import signing_secrets
+from dispatcher.store.endpoint_credentials import EndpointCredentials
 from dispatcher.store.keyring import KeyRing
 from dispatcher.store.tables import Tables
 from dispatcher.store.tables.declaring import insert_if_absent
@@ -57,6 +58,7 @@ class NewEndpoint:
     retry_schedule: tuple[float, ...] | None = None
     timeout_s: float | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
+    credentials: EndpointCredentials = field(default_factory=EndpointCredentials)
     job_id: str | None = None
     expires_at: datetime | None = None
     idempotency_key: str | None = None
@@ -64,13 +66,28 @@ class NewEndpoint:
 
     def __post_init__(self) -> None:
         """Raises `InvalidField` where the headers do not go together."""
-        check_headers(self.signature_header, self.headers, self.url.shown)
+        check_headers(self.signature_header, self.headers, self.url.shown, self.credentials)
 
 
-def check_headers(signature_header: str | None, headers: Mapping[str, str], url_shown: str) -> None:
-    """Raises `InvalidField` where static headers, the signature's and the URL do not go together, or have no value."""
-    if "@" in urlsplit(url_shown).netloc and "authorization" in {name.lower() for name in headers}:
+def check_headers(
+    signature_header: str | None, headers: Mapping[str, str], url_shown: str, credentials: EndpointCredentials
+) -> None:
+    """Raises `InvalidField` where static headers, the signature's, the URL and the credentials do not go together, or
+    a header has no value.
+    """
+    url, static = urlsplit(url_shown), "authorization" in {name.lower() for name in headers}
+    if "@" in url.netloc and static:
         raise InvalidField("headers/Authorization", "cannot be sent beside the URL's user and password; remove one")
+    if credentials.oauth2 is not None:
+        for does, other in (
+            ("@" in url.netloc, "the URL's user and password"),
+            (static, "a static Authorization header"),
+            ((signature_header or "").lower() == "authorization", "signature_header"),
+        ):
+            if does:
+                raise InvalidField("oauth2", f"sets Authorization, and so does {other}; remove one")
+    if credentials.identity is not None and url.scheme != "https":
+        raise InvalidField("client_certificate", "is shown over https only, and the URL begins with http:")
     for name, value in headers.items():
         if value == REDACTED:
             raise InvalidField(f"headers/{name}", "is *** and has no stored value that it could stand for; send one")
@@ -131,6 +148,7 @@ def insert_endpoint(
             retry_schedule=schedule_text(new.retry_schedule),
             timeout_s=new.timeout_s,
             metadata=json.dumps(dict(new.metadata), ensure_ascii=False),
+            **new.credentials.columns(keyring),
             job_id=new.job_id,
             expires_at=new.expires_at,
             catch_up=new.job_id is not None,

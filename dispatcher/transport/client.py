@@ -1,21 +1,27 @@
 """One POST, whatever happens: keep-alive, no redirects, capped answers, foreign errors made ours."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from datetime import datetime
+from pathlib import Path
 from typing import Literal, assert_never
 
 from aiohttp.abc import AbstractResolver
 from msgspec import Struct
 from yarl import URL
 
+from dispatcher.rules.credentials import Credentials
 from dispatcher.rules.egress import EgressRules
+from dispatcher.rules.oauth2 import OAuth2
 from dispatcher.rules.retry import retry_after_s
 from dispatcher.rules.verdict import Exchange
 from dispatcher.states import AttemptError
 from dispatcher.transport.deadlines import Deadlines
-from dispatcher.transport.failures import classify
+from dispatcher.transport.failures import classify, of_endpoint_alone
+from dispatcher.transport.identities import Identities
 from dispatcher.transport.message import Answer, Wire
+from dispatcher.transport.tls import Contexts, Trust
+from dispatcher.transport.tokens import Tokens, Unauthorized
 from dispatcher.transport.wire import AiohttpWire
 
 #: So much of an answer is read, and so much of that is kept, in bytes.
@@ -35,10 +41,14 @@ class Request(Struct, frozen=True, gc=False):
     headers: Mapping[str, str]
     body: bytes
     timeout_s: float
+    credentials: Credentials | None = None
 
 
 class HttpClient:
-    """A connection pool behind the egress guard. Use it in the event loop that runs it; close it at the end."""
+    """A connection pool behind the egress guard. Use it in the event loop that runs it; close it at the end.
+
+    Receivers' certificates may also come from the authorities in `ca_file`. Raises `InvalidSettings` where it has none.
+    """
 
     def __init__(
         self,
@@ -47,21 +57,65 @@ class HttpClient:
         connect_timeout_s: float,
         resolver: AbstractResolver | None = None,
         kind: Kind = "aiohttp",
+        ca_file: Path | None = None,
     ) -> None:
-        self._deadlines = Deadlines()
-        self._wire = _wire(kind, rules, resolver, connect_timeout_s)
+        trust = Trust(ca_file)
 
-    async def post(self, request: Request, now: datetime) -> Exchange:
+        def opened(contexts: Contexts) -> Wire:
+            return open_wire(kind, rules, resolver, connect_timeout_s, contexts)
+
+        self._deadlines = Deadlines()
+        self._wire = opened(trust.context)
+        self._identities = Identities(trust, opened)
+        self._tokens = Tokens(self._wire)
+
+    def post(self, request: Request, now: datetime) -> Awaitable[Exchange]:
         """Sends it and reads the answer's beginning. `now` is what a Retry-After date is compared with."""
-        task = self._deadlines.set(request.timeout_s)
+        # No coroutine of its own: nearly every attempt goes the first way, and none should pay for the others.
+        credentials = request.credentials
+        if credentials is None:
+            return self._exchange(self._wire.post(request.url, request.headers, request.body), request.timeout_s, now)
+        if credentials.oauth2 is None:
+            return self._post_as(request, credentials, request.headers, request.timeout_s, now)
+        return self._post_with_token(request, credentials, credentials.oauth2, now)
+
+    async def _post_with_token(
+        self, request: Request, credentials: Credentials, oauth2: OAuth2, now: datetime
+    ) -> Exchange:
+        loop = asyncio.get_running_loop()
+        until = loop.time() + request.timeout_s
         try:
-            answer = await self._wire.post(request.url, request.headers, request.body)
+            async with asyncio.timeout_at(until):
+                token = await self._tokens.token(oauth2)
+        except TimeoutError:
+            return _without_token(AttemptError.TIMEOUT, "the token endpoint did not answer in time")
+        except Unauthorized as failure:
+            return _without_token(failure.error, str(failure))
+        headers = {**request.headers, "authorization": f"Bearer {token.text}"}
+        exchange = await self._post_as(request, credentials, headers, until - loop.time(), now)
+        if exchange.status == 401:
+            self._tokens.refused(oauth2, token)
+        return exchange
+
+    def _post_as(
+        self, request: Request, credentials: Credentials, headers: Mapping[str, str], timeout_s: float, now: datetime
+    ) -> Awaitable[Exchange]:
+        identity = credentials.identity
+        if identity is None:
+            return self._exchange(self._wire.post(request.url, headers, request.body), timeout_s, now)
+        asking = self._identities.post(credentials, identity, request.url, headers, request.body)
+        return self._exchange(asking, timeout_s, now)
+
+    async def _exchange(self, asking: Awaitable[Answer], timeout_s: float, now: datetime) -> Exchange:
+        task = self._deadlines.set(timeout_s)
+        try:
+            answer = await asking
         except asyncio.CancelledError:
             if self._deadlines.lift(task):
                 return Exchange(status=None, error=AttemptError.TIMEOUT)
             raise
         except Exception as error:  # noqa: BLE001 - `classify` raises what is not the receiver's
-            return Exchange(status=None, error=classify(error))
+            return Exchange(status=None, error=classify(error), of_endpoint_alone=of_endpoint_alone(error))
         finally:
             self._deadlines.lift(task)
         status = answer.status
@@ -74,21 +128,30 @@ class HttpClient:
 
     async def close(self) -> None:
         """Closes every connection."""
+        await self._tokens.close()
+        await self._identities.close()
         await self._wire.close()
 
 
-def _wire(kind: Kind, rules: EgressRules, resolver: AbstractResolver | None, connect_timeout_s: float) -> Wire:
+def open_wire(
+    kind: Kind, rules: EgressRules, resolver: AbstractResolver | None, connect_timeout_s: float, contexts: Contexts
+) -> Wire:
+    """A connection pool behind the egress guard, whose TLS is that of `contexts`."""
     limits = {"connect_timeout_s": connect_timeout_s, "keep_alive_s": KEEP_ALIVE_S}
     match kind:
         case "aiohttp":
-            return AiohttpWire(rules, resolver, **limits, read_limit=READ_LIMIT)
+            return AiohttpWire(rules, resolver, contexts, **limits, read_limit=READ_LIMIT)
         case "lean":
             # Only here, since it brings libraries with it.
             from dispatcher.transport.lean import LeanWire
 
-            return LeanWire(rules, resolver, **limits, read_limit=READ_LIMIT)
+            return LeanWire(rules, resolver, contexts, **limits, read_limit=READ_LIMIT)
         case _:
             assert_never(kind)
+
+
+def _without_token(error: AttemptError, why: str) -> Exchange:
+    return Exchange(status=None, error=error, excerpt=f"(no access token: {why})", of_endpoint_alone=True)
 
 
 def _excerpt(answer: Answer) -> str:

@@ -4,13 +4,14 @@ It is in one of two states: nobody has asked, and every byte that comes ends it;
 """
 
 import asyncio
+import ssl
 from typing import cast
 
 import httptools
 
 from dispatcher.states import AttemptError
 from dispatcher.transport.failures import Broken
-from dispatcher.transport.message import INTERIM_LIMIT, Answer
+from dispatcher.transport.message import ANSWER_LIMIT, INTERIM_LIMIT, Answer
 
 #: A line of an answer's head has at most so many bytes, and its head so many lines: as aiohttp has it.
 LINE_LIMIT = 8190
@@ -31,7 +32,7 @@ class Conversation(asyncio.Protocol):
 
     __slots__ = (
         "_answer", "_beginning", "_bounded", "_encoding", "_in_head", "_interim", "_keep", "_limit", "_lines",
-        "_loop", "_open", "_parser", "_retry_after", "_transport", "_unfinished", "idle_since",
+        "_loop", "_open", "_parser", "_received", "_retry_after", "_transport", "_unfinished", "idle_since",
     )  # fmt: skip
 
     def __init__(self, loop: asyncio.AbstractEventLoop, limit: int) -> None:
@@ -41,7 +42,7 @@ class Conversation(asyncio.Protocol):
         self._parser.set_dangerous_leniencies(lenient_optional_cr_before_lf=True, lenient_spaces_after_chunk_size=True)
         self._answer: asyncio.Future[Answer] | None = None
         self._open = self._keep = self._in_head = self._bounded = False
-        self._lines = self._unfinished = self._interim = 0
+        self._lines = self._unfinished = self._interim = self._received = 0
         self._retry_after: str | None = None
         self._encoding: str | None = None
         self._beginning = b""
@@ -65,7 +66,7 @@ class Conversation(asyncio.Protocol):
         if not self._open:
             raise Broken(AttemptError.CONNECTION_RESET)
         self._answer = answer = self._loop.create_future()
-        self._interim = 0
+        self._interim = self._received = 0
         self._listen()
         self._transport.write(message)
         return answer
@@ -103,17 +104,26 @@ class Conversation(asyncio.Protocol):
         except httptools.HttpParserError:
             self._fail(AttemptError.PROTOCOL)
         else:
+            if self._answer is None:
+                return
+            self._received += len(data)
             if self._in_head:
                 self._unfinished = self._unfinished + len(data) if self._lines == lines else 0
-                if self._unfinished > LINE_LIMIT:
+                if self._unfinished > LINE_LIMIT or self._received > ANSWER_LIMIT:
                     self._fail(AttemptError.BODY_TOO_LARGE)
+            elif self._received > ANSWER_LIMIT:
+                # The rest is not waited for, and most of what came was no body.
+                self._keep = False
+                self._finish()
 
     def connection_lost(self, error: Exception | None) -> None:
         self._open = False
         if error is None and not self._in_head and not self._bounded:
             self._finish()
         else:
-            self._raise(Broken(AttemptError.CONNECTION_RESET))
+            broken = Broken(AttemptError.TLS if isinstance(error, ssl.SSLError) else AttemptError.CONNECTION_RESET)
+            broken.__cause__ = error
+            self._raise(broken)
         # The two refer to each other, and the collector of cycles comes seldom.
         del self._parser
 

@@ -5,7 +5,6 @@ import socket
 import ssl
 from collections import deque
 from collections.abc import Callable
-from functools import cache
 from ipaddress import ip_address
 from typing import Any, TypeVar
 
@@ -17,6 +16,7 @@ from dispatcher.rules.egress import EgressRules
 from dispatcher.states import AttemptError
 from dispatcher.transport.failures import Broken, unconnected
 from dispatcher.transport.guard import GuardedResolver, GuardedSockets
+from dispatcher.transport.tls import Contexts
 
 #: An answer of the name servers is used for so long.
 NAMES_KEPT_S = 10.0
@@ -40,9 +40,12 @@ class Place(Struct, frozen=True, gc=False):
 class Dialer:
     """Opens connections to what the egress rules allow."""
 
-    def __init__(self, rules: EgressRules, resolver: AbstractResolver | None, *, timeout_s: float) -> None:
+    def __init__(
+        self, rules: EgressRules, resolver: AbstractResolver | None, contexts: Contexts, *, timeout_s: float
+    ) -> None:
         self._names = _Names(GuardedResolver(rules, resolver))
         self._sockets = GuardedSockets(rules)
+        self._contexts = contexts
         self._timeout_s = timeout_s
 
     async def dial(self, place: Place, protocol: Callable[[], _Spoken]) -> _Spoken:
@@ -63,7 +66,9 @@ class Dialer:
                 if place.tls:
                     # A name may end in a dot, which no certificate has.
                     name = place.host.rstrip(".")
-                    _, spoken = await loop.create_connection(protocol, sock=made, ssl=_tls(), server_hostname=name)
+                    _, spoken = await loop.create_connection(
+                        protocol, sock=made, ssl=self._contexts(), server_hostname=name
+                    )
                 else:
                     _, spoken = await loop.create_connection(protocol, sock=made)
         except TimeoutError as error:
@@ -125,13 +130,6 @@ class _Names:
         while len(self._known) >= NAMES_KEPT and self._known[oldest := next(iter(self._known))][0] <= now:
             del self._known[oldest]
         self._known[key] = now + NAMES_KEPT_S, task.result()
-
-
-@cache
-def _tls() -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    context.set_alpn_protocols(["http/1.1"])
-    return context
 
 
 def _literal(host: str) -> bool:

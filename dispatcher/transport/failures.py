@@ -1,6 +1,7 @@
 """Failures: what libraries and machines raise becomes a word of the closed set, here and nowhere else."""
 
 import errno
+import ssl
 from collections.abc import Iterator
 
 import aiohttp
@@ -40,6 +41,11 @@ def classify(error: BaseException) -> AttemptError:
             return AttemptError.DNS
         case aiohttp.ClientConnectorCertificateError() | aiohttp.ClientSSLError():
             return AttemptError.TLS
+        case aiohttp.ClientOSError() if any(isinstance(cause, ssl.SSLError) for cause in _causes(error)):
+            # Of TLS 1.3, where a receiver looks at a client's certificate after the handshake.
+            return AttemptError.TLS
+        case ssl.SSLError():
+            return AttemptError.TLS
         case aiohttp.ClientConnectorError():
             return unconnected(error.os_error)
         case _ if any(isinstance(cause, http_exceptions.LineTooLong) for cause in _causes(error)):
@@ -52,6 +58,21 @@ def classify(error: BaseException) -> AttemptError:
             return AttemptError.PROTOCOL
         case _:
             raise error
+
+
+def of_endpoint_alone(error: BaseException) -> bool:
+    """Whether a failure is about what the endpoint showed the receiver, and says nothing about the receiver's host.
+
+    So it is where a client certificate cannot be used, and where the receiver ended TLS with an alert, as it does with
+    who shows no certificate, or one that it does not take.
+    """
+    # What goes wrong with a connection's TLS is the cause of another exception; of aiohttp's, some call themselves so.
+    of_tls = [
+        cause
+        for cause in _causes(error)
+        if isinstance(cause, ssl.SSLError) and not isinstance(cause, aiohttp.ClientError)
+    ]
+    return error in of_tls or any("_ALERT_" in (cause.reason or "") for cause in of_tls)
 
 
 def unconnected(error: OSError) -> AttemptError:

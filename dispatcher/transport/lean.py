@@ -11,6 +11,7 @@ from dispatcher.rules.egress import EgressRules
 from dispatcher.transport.conversation import Conversation
 from dispatcher.transport.dial import Dialer, Place
 from dispatcher.transport.message import Answer, request_head, serialize
+from dispatcher.transport.tls import Contexts
 
 #: What belongs to one URL is kept for so many of them.
 ROUTES = 1024
@@ -30,13 +31,14 @@ class LeanWire:
         self,
         rules: EgressRules,
         resolver: AbstractResolver | None,
+        contexts: Contexts,
         *,
         connect_timeout_s: float,
         keep_alive_s: float,
         read_limit: int,
     ) -> None:
         self._loop = asyncio.get_running_loop()
-        self._dialer = Dialer(rules, resolver, timeout_s=connect_timeout_s)
+        self._dialer = Dialer(rules, resolver, contexts, timeout_s=connect_timeout_s)
         self._keep_alive_s = keep_alive_s
         self._read_limit = read_limit
         self._routes: dict[URL, _Route] = {}

@@ -11,6 +11,9 @@ from dispatcher.errors import InvalidField
 
 #: Interim answers (1xx) that are passed over before the answer; browsers' servers send one or two.
 INTERIM_LIMIT = 16
+#: So many bytes of an answer are taken in, whatever they are: heads, bodies, and what goes between chunks and behind
+#: them without end, which parsers pass over or collect.
+ANSWER_LIMIT = 256 * 1024
 #: A request that is longer may have been answered before it was read, in bytes.
 READ_AT_ONCE = 64 * 1024
 

@@ -5,21 +5,26 @@ cookies, redirects, and until Python 3.12 a task that writes the body. A webhook
 aiohttp's: resolving, connecting, TLS, keep-alive and the parser.
 """
 
+import asyncio
 from collections.abc import Mapping
+from functools import partial
 
 import aiohttp
 from aiohttp.abc import AbstractResolver
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
-from aiohttp.http_exceptions import BadHttpMessage
+from aiohttp.http_exceptions import BadHttpMessage, HttpProcessingError
 from aiohttp.http_parser import RawResponseMessage
 from aiohttp.streams import StreamReader
 from msgspec import Struct
 from yarl import URL
 
 from dispatcher.rules.egress import EgressRules
+from dispatcher.states import AttemptError
+from dispatcher.transport.failures import Broken
 from dispatcher.transport.guard import GuardedResolver, GuardedSockets
-from dispatcher.transport.message import INTERIM_LIMIT, Answer, request_head, serialize
+from dispatcher.transport.message import ANSWER_LIMIT, INTERIM_LIMIT, Answer, request_head, serialize
+from dispatcher.transport.tls import Contexts
 
 #: What belongs to one URL is kept for so many of them.
 ROUTES = 1024
@@ -35,6 +40,33 @@ class _Route(Struct, frozen=True):
     head: str
 
 
+class _Protocol(ResponseHandler):
+    """aiohttp's, and it stops listening to an answer that goes on and on."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop)
+        #: Bytes that came since something was last asked.
+        self.received = 0
+
+    @property
+    def flooded(self) -> bool:
+        return self.received > ANSWER_LIMIT
+
+    def data_received(self, data: bytes) -> None:
+        self.received += len(data)
+        super().data_received(data)
+        if (self.received > ANSWER_LIMIT or self.exception() is not None) and self.transport is not None:
+            # Closing would go on reading until the other end closes, too.
+            self.transport.abort()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        payload = self._payload
+        super().connection_lost(exc)
+        if payload is not None and not payload.is_eof() and payload.exception() is None:
+            # Of a fault behind the body's beginning nobody told its reader.
+            payload.set_exception(self.exception() or aiohttp.ClientPayloadError("the answer has no end"))
+
+
 class AiohttpWire:
     """A connection pool that POSTs. Use it in the event loop that runs it; close it at the end."""
 
@@ -42,6 +74,7 @@ class AiohttpWire:
         self,
         rules: EgressRules,
         resolver: AbstractResolver | None,
+        contexts: Contexts,
         *,
         connect_timeout_s: float,
         keep_alive_s: float,
@@ -54,7 +87,11 @@ class AiohttpWire:
             keepalive_timeout=keep_alive_s,
             ttl_dns_cache=10,
         )
+        # It takes it by no argument.
+        protocol: type[ResponseHandler] = _Protocol
+        self._connector._factory = partial(protocol, loop=asyncio.get_running_loop())
         self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=connect_timeout_s)
+        self._contexts = contexts
         self._read_limit = read_limit
         self._routes: dict[URL, _Route] = {}
 
@@ -75,14 +112,21 @@ class AiohttpWire:
             connection = await self._connect(route)
         try:
             protocol, transport = connection.protocol, connection.transport
-            if protocol is None or transport is None or transport.is_closing() or protocol.should_close:
+            if (
+                not isinstance(protocol, _Protocol)
+                or transport is None
+                or transport.is_closing()
+                or protocol.should_close
+            ):
                 raise aiohttp.ClientConnectionResetError("the connection was not fit to be written to")
             protocol.set_response_params(read_until_eof=True, auto_decompress=False, read_bufsize=self._read_limit)
+            protocol.received = 0
             # Once, even if it breaks without a word: an attempt is one POST, and nobody knows what became of it.
             transport.write(message)
             head, stream = await _answer(protocol)
-            beginning = await _beginning(stream, self._read_limit)
-            answer = Answer(head.code, head.headers.get("Retry-After"), head.headers.get("Content-Encoding"), beginning)
+            beginning = await _beginning(protocol, stream, self._read_limit)
+            said = head.headers
+            answer = Answer(head.code, said.get("Retry-After"), said.get("Content-Encoding"), beginning)
             if transport.get_write_buffer_size() or answer.may_precede(message):
                 # Answered before it had read all: what it has not read it would take for the next request.
                 _abort(connection)
@@ -108,11 +152,21 @@ class AiohttpWire:
         while len(self._routes) >= ROUTES:
             del self._routes[next(iter(self._routes))]
         bare = url if url.raw_user is None and url.raw_password is None else url.with_user(None)
-        route = self._routes[url] = _Route(aiohttp.ClientRequest("POST", bare), request_head(url))
+        target = aiohttp.ClientRequest("POST", bare, ssl=self._contexts() if url.scheme == "https" else True)
+        route = self._routes[url] = _Route(target, request_head(url))
         return route
 
 
-async def _answer(protocol: ResponseHandler) -> tuple[RawResponseMessage, StreamReader]:
+async def _answer(protocol: _Protocol) -> tuple[RawResponseMessage, StreamReader]:
+    try:
+        return await _final(protocol)
+    except aiohttp.ClientConnectionError:
+        if protocol.flooded:
+            raise Broken(AttemptError.BODY_TOO_LARGE) from None
+        raise
+
+
+async def _final(protocol: _Protocol) -> tuple[RawResponseMessage, StreamReader]:
     head, stream = await protocol.read()
     interim = 0
     # 1xx come before the answer, except the switch to another protocol, which nothing follows.
@@ -131,14 +185,18 @@ def _abort(connection: Connection) -> None:
     connection.close()
 
 
-async def _beginning(stream: StreamReader, limit: int) -> bytes:
+async def _beginning(protocol: _Protocol, stream: StreamReader, limit: int) -> bytes:
     if stream.is_eof():
         # All of it is here already, as nearly always.
         return stream.read_nowait(limit)
     read = b""
-    while len(read) < limit and not stream.at_eof():
-        chunk = await stream.readany()
-        if not chunk:
-            break
-        read += chunk
+    try:
+        while len(read) < limit and not stream.at_eof():
+            chunk = await stream.readany()
+            if not chunk:
+                break
+            read += chunk
+    except (aiohttp.ClientError, HttpProcessingError):
+        if not protocol.flooded:
+            raise
     return read

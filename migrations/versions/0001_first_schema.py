@@ -426,6 +426,11 @@ def upgrade() -> None:
         sa.Column("signature_prefix", sa.Text(), server_default="", nullable=False),
         sa.Column("headers_sealed", sa.LargeBinary(), nullable=True),
         sa.Column("header_names", sa.Text(), server_default="[]", nullable=False),
+        sa.Column("client_identity_sealed", sa.LargeBinary(), nullable=True),
+        sa.Column("client_certificate_shown", sa.Text(), nullable=True),
+        sa.Column("client_certificate_expires_at", UtcTime, nullable=True),
+        sa.Column("oauth2_sealed", sa.LargeBinary(), nullable=True),
+        sa.Column("oauth2_shown", sa.Text(), nullable=True),
         sa.Column("rate_limit", sa.Float(), nullable=True),
         sa.Column("max_in_flight", sa.Integer(), nullable=True),
         sa.Column("retry_schedule", sa.Text(), nullable=True),
@@ -507,6 +512,15 @@ def upgrade() -> None:
         unique=False,
         postgresql_where=sa.text("status = 'enabled' AND heartbeat_due_at IS NOT NULL"),
         sqlite_where=sa.text("status = 'enabled' AND heartbeat_due_at IS NOT NULL"),
+    )
+    op.create_index(
+        f"ix_{p}endpoints_client_certificate",
+        f"{p}endpoints",
+        ["client_certificate_expires_at"],
+        schema=schema,
+        unique=False,
+        postgresql_where=sa.text("client_certificate_expires_at IS NOT NULL"),
+        sqlite_where=sa.text("client_certificate_expires_at IS NOT NULL"),
     )
     op.create_index(
         f"ix_{p}endpoints_disabled",

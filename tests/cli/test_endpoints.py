@@ -1,9 +1,13 @@
 """`dispatcher endpoints`: the contract's line, a whole life, and what never shows."""
 
+import json
+from pathlib import Path
+
 import pytest
 
 from dispatcher.states import Profile
 from tests.cli.conftest import Cli
+from tests.transport.certificates import Authority
 
 URL = "https://example.com/hook"
 
@@ -106,6 +110,22 @@ def test_a_rotated_secret_is_shown(cli: Cli) -> None:
     assert rotated.json["secret"] == "n3w-s3cret"
 
 
+def test_what_has_names_is_shown_with_them(cli: Cli) -> None:
+    endpoint_id = made(cli, "--metadata", "team=billing", "--headers", "X-Team: ai")
+    shown = cli("endpoints", "show", endpoint_id).stdout
+    assert "team=billing" in shown
+    assert "X-Team=***" in shown
+
+
+def test_a_tenants_texts_do_nothing_to_the_operators_terminal(cli: Cli) -> None:
+    endpoint_id = made(cli, "--description", "a\x1b]0;owned\x07\u202eb", "--metadata", "team=\x1b[2J")
+    for words in (("show", endpoint_id), ("list",)):
+        shown = cli("endpoints", *words).stdout
+        assert endpoint_id in shown
+        assert not {"\x1b", "\x07", "\u202e"} & set(shown)
+    assert "a�]0;owned��b" in cli("endpoints", "show", endpoint_id).stdout
+
+
 def test_a_table_shows_ids_whole(cli: Cli) -> None:
     endpoint_id = made(cli, "--event-types", "a.very.long.type.of.an.event", "--event-types", "another.one.of.them")
     assert endpoint_id in cli("endpoints", "list").stdout.split()
@@ -188,3 +208,31 @@ def test_a_test_event_that_is_not_taken_is_told_and_code_1(cli: Cli, monkeypatch
     assert outcome.code == 1
     assert outcome.json["delivered"] is False
     assert outcome.json["error"] in ("dns", "blocked", "connect_timeout", "timeout")
+
+
+def test_credentials_come_from_files_and_are_never_printed(cli: Cli, tmp_path: Path) -> None:
+    certificate, key = Authority.make(tmp_path / "authority").client("us")
+    oauth2 = {"token_url": "https://auth.example.com/token", "client_id": "c", "client_secret": "s3cret-of-ours"}
+    for name, content in (("client.pem", certificate), ("key.pem", key), ("oauth2.json", json.dumps(oauth2))):
+        (tmp_path / name).write_text(content)
+    files = ("--client-certificate", "@client.pem", "--client-key", "@key.pem", "--oauth2", "@oauth2.json")
+    endpoint_id = made(cli, *files)
+    for words in (("show", endpoint_id), ("show", endpoint_id, "--json"), ("list", "--json")):
+        shown = cli("endpoints", *words).stdout
+        assert "CN=us" in shown
+        assert "https://auth.example.com/token" in shown
+        assert "s3cret-of-ours" not in shown
+        assert key.splitlines()[1] not in shown
+    gone = cli("endpoints", "update", endpoint_id, "--client-certificate", "null", "--oauth2", "null", "--json").json
+    assert (gone["client_certificate"], gone["oauth2"]) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--client-key", "@nowhere.pem"), ("--oauth2", "s3cret-of-ours"), ("--oauth2", '["s3cret-of-ours"]')],
+)
+def test_credentials_that_cannot_be_read_are_wrong_use(cli: Cli, option: str, value: str) -> None:
+    outcome = cli("endpoints", "create", URL, option, value)
+    assert outcome.code == 2
+    assert option in outcome.stderr
+    assert "s3cret-of-ours" not in outcome.stderr

@@ -70,6 +70,15 @@ def test_a_setting_that_is_wrong(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("command", SERVING, ids=lambda command: command[0])
+def test_a_file_of_authorities_that_holds_none(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    (tmp_path / "authorities.pem").write_text("none")
+    monkeypatch.setenv("DISPATCHER_CA_FILE", "authorities.pem")
+    refused(cli, command, "DISPATCHER_CA_FILE: authorities.pem", code=2)
+
+
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[0])
 def test_a_file_whose_tables_are_somebody_else_s(bare_cli: Cli, sqlite_other: Path, command: tuple[str, ...]) -> None:
     before = sqlite_dump(sqlite_other)

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 from dispatcher import ConfigurationError, Conflict, InvalidField, register_callback
 from dispatcher.outbox.callbacks import producer_keyring
 from dispatcher.outbox.publish import producer_settings
+from dispatcher.store.endpoint_credentials import open_credentials
 from tests.outpost import Outpost
 
 pytestmark = pytest.mark.usefixtures("producer_environment")
@@ -39,6 +40,17 @@ async def test_the_same_job_and_url_again_is_the_same_endpoint_as_it_stands(
     assert (second.endpoint_id, second.secret) == (first.endpoint_id, first.secret)
     assert await outpost.count("endpoints") == 1
     assert await outpost.count("endpoint_secrets") == 1
+
+
+async def test_it_may_have_credentials_of_its_own(outpost: Outpost, engine: Engine) -> None:
+    oauth2 = {"token_url": "https://auth.example/token", "client_id": "us", "client_secret": "s3cret-of-ours"}
+    with Session(engine) as session, session.begin():
+        register_callback(session, job_id="job_1", url=URL, oauth2=oauth2)
+    (row,) = await outpost.rows("endpoints")
+    stored = open_credentials(outpost.deployment.keyring, row)
+    assert stored.oauth2 is not None
+    assert (stored.oauth2.client_secret, stored.identity) == ("s3cret-of-ours", None)
+    assert "s3cret-of-ours" not in repr(row)
 
 
 async def test_its_secret_is_not_told_before_it_is_known(engine: Engine) -> None:

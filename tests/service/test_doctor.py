@@ -1,14 +1,16 @@
 """The doctor finds what is wrong, says what to do, and changes nothing."""
 
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from dispatcher.service.doctor import Finding, examine
+from dispatcher.service.doctor import Finding, _examine_egress, examine
 from dispatcher.settings import load
 from tests.clock import FakeClock
 from tests.service.conftest import open_scene, settings_for
 from tests.service.scene import Scene
+from tests.transport.certificates import Authority
 
 
 def of(findings: list[Finding], check: str) -> Finding:
@@ -30,6 +32,7 @@ async def test_a_sound_deployment_has_no_complaint(scene: Scene) -> None:
         "key ring",
         "dispatchers",
         "rows",
+        "client certificates",
     }
     assert "opens what is stored" in of(findings, "key ring").detail
 
@@ -102,3 +105,29 @@ async def test_an_admin_key_that_can_be_guessed_is_found(sqlite_url: str) -> Non
     assert not finding.ok
     assert "openssl rand" in finding.remedy
     assert of(await examine(settings_for(sqlite_url, admin_key="a-key-that-nobody-guesses")), "settings").ok
+
+
+@pytest.mark.parametrize("days", [-1, 29, 31])
+async def test_a_client_certificate_that_ends_soon_is_found(scene: Scene, tmp_path: Path, days: int) -> None:
+    authority, now = Authority.make(tmp_path / "authority"), datetime.now(UTC)
+    certificate, key = authority.client("us", at=scene.clock.now())
+    endpoint = await scene.endpoint(client_certificate=certificate, client_key=key)
+    await scene.endpoint()
+    e = scene.deployment.database.tables.endpoints
+    async with scene.deployment.database.begin() as connection:
+        await connection.execute(
+            e.update()
+            .where(e.c.client_certificate_expires_at.is_not(None))
+            .values(client_certificate_expires_at=now + timedelta(days=days))
+        )
+    finding = of(await examine(scene.deployment.settings), "client certificates")
+    assert finding.ok is (days > 30)
+    assert (endpoint.id in finding.detail) is (days < 30)
+
+
+def test_a_file_of_authorities_that_holds_none_is_found(tmp_path: Path) -> None:
+    file = tmp_path / "authorities.pem"
+    file.write_text("none")
+    finding = _examine_egress(load(database_url="sqlite:///d.db", ca_file=str(file)))
+    assert not finding.ok
+    assert "DISPATCHER_CA_FILE" in finding.detail

@@ -3,10 +3,12 @@
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from ipaddress import ip_network
+from pathlib import Path
 
 from aiohttp.abc import AbstractResolver
 from yarl import URL
 
+from dispatcher.rules.credentials import Credentials
 from dispatcher.rules.egress import EgressRules
 from dispatcher.rules.verdict import Exchange
 from dispatcher.transport.client import HttpClient, Kind, Request
@@ -29,9 +31,12 @@ class Open:
         *,
         connect_timeout_s: float = 5.0,
         resolver: AbstractResolver | None = None,
+        ca_file: Path | None = None,
     ) -> HttpClient:
         """Another one, to be closed with the others."""
-        client = HttpClient(rules, connect_timeout_s=connect_timeout_s, resolver=resolver, kind=self._kind)
+        client = HttpClient(
+            rules, connect_timeout_s=connect_timeout_s, resolver=resolver, kind=self._kind, ca_file=ca_file
+        )
         self.clients.append(client)
         return client
 
@@ -43,6 +48,7 @@ async def post(
     body: bytes = b"{}",
     headers: Mapping[str, str] | None = None,
     timeout_s: float = 20.0,
+    credentials: Credentials | None = None,
 ) -> Exchange:
     """What came of it."""
-    return await client.post(Request(URL(url, encoded=True), headers or {}, body, timeout_s), NOW)
+    return await client.post(Request(URL(url, encoded=True), headers or {}, body, timeout_s, credentials), NOW)

@@ -32,6 +32,8 @@ class RawReceiver:
         self.connections = 0
         #: Each request as it came, head and body.
         self.requests: list[bytes] = []
+        #: For each request the name in the certificate that its connection showed, or none.
+        self.clients: list[str | None] = []
         #: Set when a request has come.
         self.asked = asyncio.Event()
         #: Set when a connection was closed by the other side.
@@ -84,7 +86,7 @@ class RawReceiver:
         self._writers.add(writer)
         try:
             with suppress(ssl.SSLError):
-                while (answer := await self._answer_to(reader)) != b"":
+                while (answer := await self._answer_to(reader, _shown(writer))) != b"":
                     if answer is not None:
                         await self._send(writer, answer)
                     while self._without_end:
@@ -104,10 +106,16 @@ class RawReceiver:
             # Draining alone lets nobody else work while there is room.
             await asyncio.sleep(0)
 
-    async def _answer_to(self, reader: asyncio.StreamReader) -> bytes | None:
+    async def _answer_to(self, reader: asyncio.StreamReader, client: str | None) -> bytes | None:
         head = await reader.readuntil(b"\r\n\r\n")
         lengths = [line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
         body = await reader.readexactly(int(lengths[0].partition(b":")[2])) if lengths else b""
         self.requests.append(head + body)
+        self.clients.append(client)
         self.asked.set()
         return self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
+
+
+def _shown(writer: asyncio.StreamWriter) -> str | None:
+    certificate = writer.get_extra_info("peercert")
+    return dict(part[0] for part in certificate["subject"])["commonName"] if certificate else None

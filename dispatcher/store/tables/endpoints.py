@@ -53,6 +53,12 @@ def declare_endpoints(declaring: Declaring) -> dict[str, Table]:
         Column("signature_prefix", Text, nullable=False, server_default=""),
         Column("headers_sealed", LargeBinary),
         Column("header_names", Text, nullable=False, server_default="[]"),
+        # JSON: a client certificate with its key, and without; what tokens are asked for with, and without its secret.
+        Column("client_identity_sealed", LargeBinary),
+        Column("client_certificate_shown", Text),
+        Column("client_certificate_expires_at", UtcTime),
+        Column("oauth2_sealed", LargeBinary),
+        Column("oauth2_shown", Text),
         Column("rate_limit", Float),
         Column("max_in_flight", Integer),
         Column("retry_schedule", Text),
@@ -101,6 +107,12 @@ def declare_endpoints(declaring: Declaring) -> dict[str, Table]:
         where="status = 'enabled' AND heartbeat_due_at IS NOT NULL",
     )
     declaring.index(endpoints, "endpoints_disabled", "updated_at", where="status = 'disabled'")
+    declaring.index(
+        endpoints,
+        "endpoints_client_certificate",
+        "client_certificate_expires_at",
+        where="client_certificate_expires_at IS NOT NULL",
+    )
     endpoint_secrets = Table(
         declaring.named("endpoint_secrets"),
         declaring.metadata,

@@ -1,0 +1,82 @@
+"""TLS of deliveries: whom we believe, what we accept, and who we say we are where a receiver asks for it."""
+
+import os
+import ssl
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+
+from dispatcher.errors import InvalidSettings
+from dispatcher.rules.client_identity import ClientIdentity
+
+#: Gives the context of a connection, made when one is first needed: reading the authorities takes milliseconds.
+Contexts = Callable[[], ssl.SSLContext]
+
+
+class Trust:
+    """The authorities that receivers' certificates are checked with: the system's, and those of `ca_file` beside them.
+
+    Raises `InvalidSettings` where that file holds none.
+    """
+
+    def __init__(self, ca_file: Path | None) -> None:
+        self._ca_file = ca_file
+        self._own = None if ca_file is None else _with_authorities(ca_file)
+
+    def context(self) -> ssl.SSLContext:
+        """For connections that show no certificate."""
+        return self._own or _of_the_system()
+
+    def context_for(self, identity: ClientIdentity) -> ssl.SSLContext:
+        """For connections that show this one. Takes long, so let a thread do it. Raises `ssl.SSLError`."""
+        context = _new() if self._ca_file is None else _with_authorities(self._ca_file)
+        _load(context, identity)
+        return context
+
+
+def _new() -> ssl.SSLContext:
+    # The defaults of a client: certificates are required, and have to be the host's.
+    context = ssl.create_default_context()
+    # Said here, since a machine's configuration of OpenSSL may lower it.
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+@cache
+def _of_the_system() -> ssl.SSLContext:
+    return _new()
+
+
+def _with_authorities(ca_file: Path) -> ssl.SSLContext:
+    context = _new()
+    try:
+        context.load_verify_locations(cafile=ca_file)
+    except OSError as error:
+        # An SSLError is one, too.
+        why = "holds no certificates in PEM" if isinstance(error, ssl.SSLError) else error.strerror
+        raise InvalidSettings(f"DISPATCHER_CA_FILE: {ca_file}: {why}; name a file of certificates in PEM") from None
+    return context
+
+
+def _load(context: ssl.SSLContext, identity: ClientIdentity) -> None:
+    pem = (identity.key + identity.certificate).encode()
+    # The ssl module reads files only. This one has no name and no disk, where the system has such files.
+    if hasattr(os, "memfd_create"):
+        descriptor = os.memfd_create("client identity")
+        try:
+            os.write(descriptor, pem)
+            context.load_cert_chain(f"/proc/self/fd/{descriptor}", password=_no_password)
+        finally:
+            os.close(descriptor)
+        return
+    with NamedTemporaryFile() as file:
+        file.write(pem)
+        file.flush()
+        context.load_cert_chain(file.name, password=_no_password)
+
+
+def _no_password() -> str:
+    # Without it OpenSSL would ask on the terminal.
+    return ""

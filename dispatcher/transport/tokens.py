@@ -1,0 +1,134 @@
+"""Access tokens: each asked for once however many attempts wait for it, kept until shortly before it expires.
+
+A token endpoint is as much of a stranger as a receiver is: it is connected to under the same guard, asked seldom, for a
+limited time, and of its answer little is read and nothing believed that a header could not carry.
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable
+from time import monotonic
+from typing import assert_never
+from weakref import WeakValueDictionary
+
+from msgspec import Struct
+from yarl import URL
+
+from dispatcher.rules import oauth2
+from dispatcher.rules.oauth2 import OAuth2, Token
+from dispatcher.states import AttemptError
+from dispatcher.transport.failures import classify
+from dispatcher.transport.message import Answer, Wire
+from dispatcher.version import USER_AGENT
+
+#: How long a token endpoint may take, in seconds.
+PATIENCE_S = 10.0
+#: It is asked again at the earliest after so long, whatever it or a receiver answered, in seconds.
+SPACING_S = 5.0
+#: Requests at once to one host with token endpoints.
+AT_ONCE = 5
+#: Credentials whose tokens are kept, the least used forgotten first.
+CAPACITY = 10_000
+
+
+class Unauthorized(Exception):
+    """There is no token; the message says why, and can be shown to whoever registered the endpoint."""
+
+    def __init__(self, error: AttemptError, why: str) -> None:
+        super().__init__(why)
+        self.error = error
+
+
+class _Kept(Struct, gc=False):
+    """What came of asking, and until when it holds; in seconds of the clock."""
+
+    asked_at: float
+    until: float
+    came: Token | Unauthorized
+
+
+class Tokens:
+    """The tokens of one process. `clock` counts seconds."""
+
+    def __init__(self, wire: Wire, clock: Callable[[], float] = monotonic) -> None:
+        self._wire, self._clock = wire, clock
+        self._kept: OrderedDict[OAuth2, _Kept] = OrderedDict()
+        self._asking: dict[OAuth2, asyncio.Task[_Kept]] = {}
+        # Weak, so that a host's is gone with the last who asks it.
+        self._hosts: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
+
+    async def token(self, credentials: OAuth2) -> Token:
+        """A token that holds. Raises `Unauthorized`, and `OSError` for what this machine has run out of."""
+        kept = self._kept.get(credentials)
+        if kept is None or kept.until <= self._clock():
+            asking = self._asking.get(credentials)
+            if asking is None:
+                asking = self._asking[credentials] = asyncio.create_task(self._ask(credentials))
+                asking.add_done_callback(lambda task: self._asked(credentials, task))
+            # Whoever stops waiting stops nobody else's.
+            kept = await asyncio.shield(asking)
+        else:
+            self._kept.move_to_end(credentials)
+        match kept.came:
+            case Token():
+                return kept.came
+            case Unauthorized():
+                # Afresh: an exception that is raised again and again keeps every traceback.
+                raise Unauthorized(kept.came.error, str(kept.came))
+        assert_never(kept.came)
+
+    def refused(self, credentials: OAuth2, token: Token) -> None:
+        """A receiver took this token for none: another is asked for, unless it was only just got or is gone already."""
+        kept = self._kept.get(credentials)
+        if kept is not None and kept.came is token:
+            kept.until = min(kept.until, kept.asked_at + SPACING_S)
+
+    async def close(self) -> None:
+        """Stops asking."""
+        asking = list(self._asking.values())
+        for task in asking:
+            task.cancel()
+        await asyncio.gather(*asking, return_exceptions=True)
+
+    async def _ask(self, credentials: OAuth2) -> _Kept:
+        asked_at = self._clock()
+        try:
+            token = await self._answer(credentials)
+        except Unauthorized as failure:
+            return _Kept(asked_at, asked_at + SPACING_S, failure)
+        return _Kept(asked_at, asked_at + max(token.usable_s, SPACING_S), token)
+
+    def _asked(self, credentials: OAuth2, task: "asyncio.Task[_Kept]") -> None:
+        del self._asking[credentials]
+        if task.cancelled() or task.exception() is not None:
+            return
+        self._kept[credentials] = task.result()
+        self._kept.move_to_end(credentials)
+        if len(self._kept) > CAPACITY:
+            self._kept.popitem(last=False)
+
+    async def _answer(self, credentials: OAuth2) -> Token:
+        url = URL(credentials.token_url, encoded=True)
+        headers, body = credentials.request()
+        host = self._hosts.setdefault(url.raw_authority, asyncio.Semaphore(AT_ONCE))
+        try:
+            async with asyncio.timeout(PATIENCE_S), host:
+                answer = await self._wire.post(url, {**headers, "user-agent": USER_AGENT}, body)
+        except Exception as error:  # noqa: BLE001 - `classify` raises what is not the token endpoint's
+            word = classify(error)
+            raise Unauthorized(word, f"asking the token endpoint ended with {word}") from None
+        return _read(answer)
+
+
+def _read(answer: Answer) -> Token:
+    if not 200 <= answer.status < 300:
+        code = oauth2.read_refusal(answer.beginning)
+        raise Unauthorized(
+            AttemptError.HTTP_STATUS, f"the token endpoint answered {answer.status}" + (f" {code}" if code else "")
+        )
+    if answer.encoding not in (None, "identity"):
+        raise Unauthorized(AttemptError.PROTOCOL, "the token endpoint compressed its answer, unasked")
+    try:
+        return oauth2.read_token(answer.beginning)
+    except oauth2.NoToken as error:
+        raise Unauthorized(AttemptError.PROTOCOL, f"the token endpoint does not keep to OAuth2: {error}") from None
