@@ -40,6 +40,14 @@ class NoQuery(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class JwksQuery(BaseModel):
+    """Parameters of the public keys for receivers."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    endpoint_id: Annotated[PlainText, Field(description="Whose keys: each endpoint has its own.")]
+
+
 class PageQuery(TenantQuery):
     """Parameters of every list."""
 

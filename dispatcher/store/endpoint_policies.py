@@ -7,16 +7,17 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import select
 from sqlalchemy.engine import Row
 from yarl import URL
 
 from dispatcher.ids import Kind, public_id
+from dispatcher.rules.key_pairs import SigningKeys
 from dispatcher.rules.retry import RetryPolicy
-from dispatcher.rules.secrets import Secret
 from dispatcher.settings import Settings
 from dispatcher.store.database import Database
-from dispatcher.store.endpoint_rows import open_headers
+from dispatcher.store.endpoint_rows import is_asymmetric, open_headers, open_url
 from dispatcher.store.keyring import KeyRing, Unreadable
 from dispatcher.store.signing_secrets import OWN, TENANTS, signing
 
@@ -43,17 +44,20 @@ class EndpointPolicy:
     hold_s: float | None
     #: When the oldest key stops signing: read again then.
     good_until: datetime | None
+    #: What signs `v1a`, in the keys' order, made once per policy; empty where the endpoint did not choose it.
+    private_keys: tuple[Ed25519PrivateKey, ...] = field(default=(), repr=False)
 
 
 async def check_keyring(database: Database, keyring: KeyRing) -> None:
     """Raises `Unreadable` when the ring does not open what is stored: better now than delivery by delivery."""
     tables = database.tables
-    for kept, purpose in ((tables.endpoint_secrets.c, OWN), (tables.tenant_secrets.c, TENANTS)):
-        newest = select(kept.sealed).order_by(kept.row_id.desc()).limit(1)
+    own, of_tenant = tables.endpoint_secrets.c, tables.tenant_secrets.c
+    for kept, owner, purpose in ((own, own.endpoint_row, OWN), (of_tenant, of_tenant.tenant, TENANTS)):
+        newest = select(kept.sealed, owner.label("owner")).order_by(kept.row_id.desc()).limit(1)
         async with database.read() as connection:
-            sealed = (await connection.execute(newest)).scalar_one_or_none()
-        if sealed is not None:
-            keyring.open(sealed, purpose)
+            found = (await connection.execute(newest)).one_or_none()
+        if found is not None:
+            keyring.open(found.sealed, purpose, found.owner)
 
 
 async def load_policy(
@@ -68,8 +72,8 @@ async def load_policy(
             ).one_or_none()
             if row is None or row.deleted_at is not None:
                 return None
-            secrets = await connection.run_sync(signing, tables, keyring, endpoint_row, row.tenant, database.now())
-        return _policy(row, secrets, keyring, settings)
+            signing_keys = await connection.run_sync(signing, tables, keyring, endpoint_row, row.tenant, database.now())
+        return _policy(row, signing_keys, keyring, settings)
     except (ValueError, TypeError, AttributeError, OverflowError) as error:
         # Not the error's own text, which may repeat a URL with its password.
         raise Unreadable(
@@ -79,7 +83,7 @@ async def load_policy(
 
 
 def _policy(
-    row: Row[Any], secrets: Sequence[tuple[Secret, datetime | None]], keyring: KeyRing, settings: Settings
+    row: Row[Any], signing_keys: Sequence[tuple[SigningKeys, datetime | None]], keyring: KeyRing, settings: Settings
 ) -> EndpointPolicy:
     schedule = json.loads(row.retry_schedule) if row.retry_schedule is not None else settings.retry_schedule
     return EndpointPolicy(
@@ -88,16 +92,17 @@ def _policy(
         tenant=row.tenant,
         version=row.version,
         profile=row.profile,
-        url=URL(keyring.open(row.url_sealed, "url"), encoded=True),
-        keys=tuple(secret.key for secret, _ in secrets),
-        legacy_key=secrets[-1][0].text_key,
+        url=URL(open_url(keyring, row.row_id, row.url_sealed), encoded=True),
+        keys=tuple(each.secret.key for each, _ in signing_keys),
+        legacy_key=signing_keys[-1][0].secret.text_key,
         signature_header=row.signature_header,
         signature_prefix=row.signature_prefix,
-        headers=open_headers(keyring, row.headers_sealed),
+        headers=open_headers(keyring, row.row_id, row.headers_sealed),
         retry=RetryPolicy(tuple(_seconds(delay) for delay in schedule), settings.retry_jitter),
         timeout_s=_seconds(row.timeout_s) if row.timeout_s is not None else settings.timeout.total_seconds(),
         hold_s=None if row.order_hold_s is None else _seconds(row.order_hold_s),
-        good_until=min((retires_at for _, retires_at in secrets if retires_at is not None), default=None),
+        private_keys=tuple(each.private_key for each, _ in signing_keys) if is_asymmetric(row.signatures) else (),
+        good_until=min((retires_at for _, retires_at in signing_keys if retires_at is not None), default=None),
     )
 
 

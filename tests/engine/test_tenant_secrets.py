@@ -7,6 +7,7 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 from dispatcher import VerificationError, prepare_sqlite, publish, register_callback, verify
+from dispatcher.rules.key_pairs import SigningKeys
 from dispatcher.service import endpoint_changes, endpoints, tenants
 from dispatcher.service.models import CallbackCreate, EndpointCreate, EndpointWithSecret, RotateSecret, TenantSecretSet
 from dispatcher.store.endpoint_policies import check_keyring
@@ -166,7 +167,8 @@ async def test_it_is_sealed_at_rest_and_in_no_representation(outpost: Outpost) -
     await _set(outpost, OLD)
     (row,) = await outpost.rows("tenant_secrets")
     assert OLD.encode() not in row.sealed
-    assert outpost.deployment.keyring.open(row.sealed, "tenant secret") == OLD
+    opened = outpost.deployment.keyring.open(row.sealed, "tenant secret", "acme")
+    assert SigningKeys.read(opened).secret.text == OLD
     body = TenantSecretSet.read({"secret": OLD})
     answer = await tenants.set_secret(outpost.deployment, "acme", body)
     assert OLD not in repr(body) + repr(answer)
