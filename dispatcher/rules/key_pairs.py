@@ -9,6 +9,7 @@ import secrets
 from dataclasses import dataclass
 from hashlib import sha256
 
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from dispatcher.errors import InvalidField
@@ -72,6 +73,14 @@ class PublicKey:
             raise InvalidField("secret", f"{PUBLIC_PREFIX} is followed by {len(raw)} bytes, and must be by 32")
         return cls(raw)
 
+    def verifies(self, signature: bytes, content: bytes) -> bool:
+        """Whether the signature is this key's over the content."""
+        try:
+            Ed25519PublicKey.from_public_bytes(self.raw).verify(signature, content)
+        except (InvalidSignature, ValueError):
+            return False
+        return True
+
     @property
     def text(self) -> str:
         """As Standard Webhooks writes it: `whpk_` and base64."""
@@ -88,11 +97,6 @@ class PublicKey:
     def jwk_x(self) -> str:
         """The member `x` of its JWK (RFC 8037)."""
         return base64.urlsafe_b64encode(self.raw).rstrip(b"=").decode()
-
-    @property
-    def verifier(self) -> Ed25519PublicKey:
-        """What verifies with it. Raises `ValueError` for 32 bytes that are no point of the curve."""
-        return Ed25519PublicKey.from_public_bytes(self.raw)
 
 
 def seed_of(text: str) -> bytes:

@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 from dispatcher import VerificationError, prepare_sqlite, publish, register_callback, verify
 from dispatcher.rules.key_pairs import SigningKeys
-from dispatcher.service import endpoint_changes, endpoints, tenants
+from dispatcher.service import endpoints, secret_rotation, tenants
 from dispatcher.service.models import CallbackCreate, EndpointCreate, EndpointWithSecret, RotateSecret, TenantSecretSet
 from dispatcher.store.endpoint_policies import check_keyring
 from dispatcher.store.keyring import KeyRing, Unreadable
@@ -121,7 +121,7 @@ async def test_an_endpoint_that_rotates_its_secret_has_its_own_from_then_on(
 
         assert await signed() == {OLD}
         rotation = RotateSecret.read({"secret": OWN, "overlap_s": 100})
-        await endpoint_changes.rotate_secret(outpost.deployment, endpoint.id, rotation, tenant="acme")
+        await secret_rotation.rotate_secret(outpost.deployment, endpoint.id, rotation, tenant="acme")
         assert await signed() == {OLD, OWN}
         # The tenant's goes another way now, and what it signed with before goes on for the overlap.
         await _set(outpost, NEW, overlap_s=0)
@@ -216,7 +216,7 @@ async def test_of_many_rotations_that_overlap_the_newest_secrets_sign(outpost: O
     own = await _endpoint(outpost, receiver.url("/own"), secret=secrets[0])
     for secret in secrets[1:]:
         await _set(outpost, secret)
-        await endpoint_changes.rotate_secret(
+        await secret_rotation.rotate_secret(
             outpost.deployment, own.id, RotateSecret.read({"secret": secret}), tenant="acme"
         )
     await outpost.publish("a", tenant="acme")
