@@ -327,7 +327,8 @@ def load(env_file: Path | None = None, **given: Any) -> Settings:
 def _secrets_of(settings: Settings) -> Iterator[str | None]:
     """What of the settings must not stand in any text."""
     for secret in (settings.admin_key, settings.secret_key_command):
-        yield secret and secret.get_secret_value()
+        if secret is not None:
+            yield secret.get_secret_value()
     if settings.secret_key is not None:
         yield from settings.secret_key.get_secret_value().replace(",", " ").split()
     yield _password_of(settings.database_url)

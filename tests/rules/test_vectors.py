@@ -19,7 +19,7 @@ VECTORS: list[dict[str, Any]] = json.loads((ROOT / "docs" / "signature-vectors.j
 SYMMETRIC = [vector for vector in VECTORS if vector["secret"].startswith("whsec_")]
 
 
-def named(vectors: list[dict[str, Any]]) -> Any:
+def named(vectors: list[dict[str, Any]]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("vector", vectors, ids=lambda vector: vector["name"])
 
 
