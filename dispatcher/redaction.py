@@ -15,6 +15,7 @@ REDACTED = "***"
 
 _SENSITIVE = ("secret", "authorization", "signature", "password", "cookie", "api_key", "admin_key", "body", "token")
 
+_SIGNATURE = re.compile(r"\b(v1a?,)[A-Za-z0-9+/]{40,}=*")
 _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
     # user:password@ in a URL
     (re.compile(r"(://[^\s/?#@:\"']*):[^\s/?#@\"']+@"), rf"\1:{REDACTED}@"),
@@ -23,8 +24,7 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
     # signing secrets, private keys, API keys, links to jobs
     (re.compile(r"\b(whsec_|whsk_|whk_)[A-Za-z0-9+/_=-]{8,}"), rf"\1{REDACTED}"),
     (re.compile(r"\bjob_[A-Za-z0-9_-]{70,}"), f"job_{REDACTED}"),
-    # signatures
-    (re.compile(r"\b(v1a?,)[A-Za-z0-9+/]{40,}=*"), rf"\1{REDACTED}"),
+    (_SIGNATURE, rf"\1{REDACTED}"),
     # credentials of an Authorization header
     (re.compile(r"\b(Bearer|Basic) [A-Za-z0-9._~+/=-]{8,}"), rf"\1 {REDACTED}"),
     # name=value, as DSNs and representations have it
@@ -58,6 +58,14 @@ def redact(text: str) -> str:
     for pattern, instead in _PATTERNS:
         text = pattern.sub(instead, text)
     return text
+
+
+def without_echoes(text: str, secrets: Iterable[str]) -> str:
+    """What a receiver answered, without these texts and without signatures: some answer with the request they got."""
+    for secret in secrets:
+        if secret in text:
+            text = text.replace(secret, REDACTED)
+    return _SIGNATURE.sub(rf"\1{REDACTED}", text) if "v1" in text else text
 
 
 @lru_cache(maxsize=1024)

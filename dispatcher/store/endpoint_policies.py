@@ -1,5 +1,6 @@
 """What an attempt needs to know of an endpoint, read and decrypted; secrets never leave this object's fields."""
 
+import base64
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,8 @@ from dispatcher.store.database import Database
 from dispatcher.store.endpoint_rows import is_asymmetric, open_headers, open_url
 from dispatcher.store.keyring import KeyRing, Unreadable
 from dispatcher.store.signing_secrets import OWN, TENANTS, signing
+
+_SHORTEST_SECRET = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,8 @@ class EndpointPolicy:
     good_until: datetime | None
     #: What signs `v1a`, in the keys' order, made once per policy; empty where the endpoint did not choose it.
     private_keys: tuple[Ed25519PrivateKey, ...] = field(default=(), repr=False)
+    #: What an answer may repeat of the request and must not be kept: header values, and what is secret in the URL.
+    secret_texts: tuple[str, ...] = field(default=(), repr=False)
 
 
 async def check_keyring(database: Database, keyring: KeyRing) -> None:
@@ -86,24 +91,43 @@ def _policy(
     row: Row[Any], signing_keys: Sequence[tuple[SigningKeys, datetime | None]], keyring: KeyRing, settings: Settings
 ) -> EndpointPolicy:
     schedule = json.loads(row.retry_schedule) if row.retry_schedule is not None else settings.retry_schedule
+    url = URL(open_url(keyring, row.row_id, row.url_sealed), encoded=True)
+    headers = open_headers(keyring, row.row_id, row.headers_sealed)
     return EndpointPolicy(
         endpoint_row=row.row_id,
         endpoint_id=public_id(Kind.ENDPOINT, row.row_id),
         tenant=row.tenant,
         version=row.version,
         profile=row.profile,
-        url=URL(open_url(keyring, row.row_id, row.url_sealed), encoded=True),
+        url=url,
         keys=tuple(each.secret.key for each, _ in signing_keys),
         legacy_key=signing_keys[-1][0].secret.text_key,
         signature_header=row.signature_header,
         signature_prefix=row.signature_prefix,
-        headers=open_headers(keyring, row.row_id, row.headers_sealed),
+        headers=headers,
         retry=RetryPolicy(tuple(_seconds(delay) for delay in schedule), settings.retry_jitter),
         timeout_s=_seconds(row.timeout_s) if row.timeout_s is not None else settings.timeout.total_seconds(),
         hold_s=None if row.order_hold_s is None else _seconds(row.order_hold_s),
         private_keys=tuple(each.private_key for each, _ in signing_keys) if is_asymmetric(row.signatures) else (),
+        secret_texts=_secret_texts(url, headers),
         good_until=min((retires_at for _, retires_at in signing_keys if retires_at is not None), default=None),
     )
+
+
+def _basic(url: URL) -> str:
+    return base64.b64encode(f"{url.user or ''}:{url.password or ''}".encode()).decode()
+
+
+def _secret_texts(url: URL, headers: Mapping[str, str]) -> tuple[str, ...]:
+    texts = list(headers.values())
+    if url.raw_password is not None:
+        texts += [url.raw_password, url.password or "", _basic(url)]
+    if url.raw_query_string:
+        texts += [part.partition("=")[2] for part in url.raw_query_string.split("&")] + list(url.query.values())
+    # The credentials of an Authorization header are repeated without their scheme too.
+    texts += [text.partition(" ")[2] for text in texts]
+    # Short ones say nothing, and would be found in every answer.
+    return tuple(sorted({text for text in texts if len(text) >= _SHORTEST_SECRET}, key=len, reverse=True))
 
 
 def _seconds(stored: float) -> float:
