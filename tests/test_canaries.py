@@ -85,7 +85,7 @@ async def story(database_url: str) -> AsyncIterator[Story]:
             yield Story(server, session, canaries, await server.url(), environment["DISPATCHER_ADMIN_KEY"])
 
 
-async def command(canaries: Canaries, said: Callable[[], tuple[str, str]], *arguments: str) -> str:
+async def command(canaries: Canaries, said: Callable[[], tuple[str, ...]], *arguments: str) -> str:
     """What a command prints, searched; as the real one, in a thread of its own for its own event loop."""
     await asyncio.to_thread(run, arguments)
     out, err = said()
@@ -187,7 +187,7 @@ async def _live(story: Story, receiver: Receiver, outpost: Outpost) -> None:
         await story.get(page)
 
 
-async def _look_with_commands(canaries: Canaries, said: Callable[[], tuple[str, str]]) -> None:
+async def _look_with_commands(canaries: Canaries, said: Callable[[], tuple[str, ...]]) -> None:
     listed = [("endpoints",), ("events",), ("deliveries",), ("dead-letters",), ("keys",)]
     for words in [*(("list", *words)[::-1] for words in listed), ("doctor",), ("settings",), ("migrate", "--check")]:
         for json_or_not in ((), ("--json",)):

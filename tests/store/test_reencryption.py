@@ -34,15 +34,16 @@ async def later(outpost: Outpost) -> AsyncIterator[Outpost]:
 
 async def seal_some(outpost: Outpost, receiver: Receiver | None = None, count: int = 3) -> list[str]:
     """One value of every kind, and more of the common ones; the endpoints' secrets."""
-    secrets = []
-    for number in range(count):
-        url = receiver.url(f"/{number}") if receiver else "http://127.0.0.1:8000/"
-        made = await outpost.endpoint(url, headers={"X-Api-Key": f"k3y-{number}"})
-        secrets.append(made.secret)
+    made = [
+        await outpost.endpoint(
+            receiver.url(f"/{number}") if receiver else "http://127.0.0.1:8000/", headers={"X-Api-Key": f"k3y-{number}"}
+        )
+        for number in range(count)
+    ]
     staged = RotateSecret.read({"stage": True})
-    await endpoints.rotate_secret(outpost.deployment, made.id, staged, tenant=None)
+    await endpoints.rotate_secret(outpost.deployment, made[-1].id, staged, tenant=None)
     await tenants.set_secret(outpost.deployment, "acme", TenantSecretSet())
-    return secrets
+    return [endpoint.secret for endpoint in made]
 
 
 async def under_old(outpost: Outpost) -> int:
