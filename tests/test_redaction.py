@@ -1,16 +1,19 @@
 """Redaction: what looks like a secret, or is one of the settings', becomes `***`, and nothing else does."""
 
+import base64
 import io
 import logging
 
 import pytest
 
 from dispatcher import logs, redaction
-from dispatcher.redaction import keep_out, redact
+from dispatcher.engine.endpoint_book import EndpointBook
+from dispatcher.redaction import keep_out, redact, without_echoes
 from dispatcher.rules.key_pairs import SigningKeys
 from dispatcher.rules.secrets import Secret
 from dispatcher.rules.signing import signature_header
 from dispatcher.settings import load
+from tests.outpost import Outpost
 from tests.process import process_as_before
 
 TOKEN = signature_header([b"k"], "evt_1", 1, b"{}")
@@ -97,3 +100,18 @@ def test_no_representation_shows_a_key() -> None:
     keys = SigningKeys.beside(Secret("s3cret-text"))
     assert "s3cret" not in f"{keys!r} {keys.secret!r}"
     assert "pass-w0rd" not in repr(load(database_url="postgresql://app:pass-w0rd@host/name"))
+
+
+async def test_what_an_answer_repeats_of_its_request_is_not_kept(sqlite_outpost: Outpost) -> None:
+    endpoint = await sqlite_outpost.endpoint(
+        "http://user:p%40ss-w0rd@127.0.0.1:8000/?token=t0ken%2Fa&n=1",
+        headers={"X-Api-Key": "k3y-value", "Authentication": "Bearer b3arer", "X-Short": "on"},
+    )
+    policy = await EndpointBook(sqlite_outpost.deployment).read(endpoint.row)
+    assert policy is not None
+    basic = base64.b64encode(b"user:p@ss-w0rd").decode()
+    for hidden in ("k3y-value", "b3arer", "p%40ss-w0rd", "p@ss-w0rd", basic, "t0ken%2Fa", "t0ken/a", TOKEN):
+        kept = without_echoes(f"on: {hidden} is wrong", policy.secret_texts)
+        assert "***" in kept
+        assert hidden not in kept
+    assert without_echoes("on 1", policy.secret_texts) == "on 1"

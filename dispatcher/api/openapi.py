@@ -133,8 +133,6 @@ def _parameters(route: Route) -> list[dict[str, Any]]:
         parameter: dict[str, Any] = {"name": name, "in": "query", "schema": _without_null(field, inlined)}
         if "description" in field:
             parameter["description"] = field["description"]
-        if name in schema.get("required", ()):
-            parameter["required"] = True
         parameters.append(parameter)
     if route.idempotent:
         parameters.append(

@@ -126,8 +126,8 @@ ROUTES: tuple[Route, ...] = (
         operation="getJwks",
         summary="Public keys of an endpoint's signatures, as a JWK set",
         description="For receivers, without a key. Each endpoint has keys of its own: what is signed names no receiver,"
-        " so a key of the whole deployment would let one tenant's webhook pass at another's receiver. No keys where"
-        " there is no such endpoint, or its `signatures` have no `v1a`.",
+        " so a key of the whole deployment would let one tenant's webhook pass at another's receiver. No keys without"
+        " `endpoint_id`, for an endpoint that there is not, and where its `signatures` have no `v1a`.",
         handler=jwks,
         query=JwksQuery,
         answers={200: Answer("The keys.", JwkSet, media_type="application/jwk-set+json")},

@@ -45,7 +45,9 @@ class JwksQuery(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    endpoint_id: Annotated[PlainText, Field(description="Whose keys: each endpoint has its own.")]
+    endpoint_id: Annotated[
+        PlainText | None, Field(description="Whose keys: each endpoint has its own, and the deployment none.")
+    ] = None
 
 
 class PageQuery(TenantQuery):

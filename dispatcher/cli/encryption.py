@@ -21,7 +21,8 @@ def rotate_and_print(*, as_json: bool) -> int:
         note(f"{rotation.unreadable} values are under keys that are not in DISPATCHER_SECRET_KEY: put these in.")
     elif rotation.remaining:
         note(
-            "A process goes on to encrypt with an older key: restart it with the new one in front, then run this again."
+            "A process goes on to encrypt with an older key (restart it with the new one in front), or a value is"
+            " damaged; run this again."
         )
     elif not as_json:
         note("Older keys can be taken out of DISPATCHER_SECRET_KEY.")

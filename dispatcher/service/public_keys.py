@@ -27,8 +27,13 @@ async def of_endpoint(deployment: Deployment, endpoint_id: str, *, tenant: str |
         return Page[PublicKey](data=await _keys(connection, deployment, endpoint_id, tenant), next_cursor=None)
 
 
-async def jwk_set(deployment: Deployment, endpoint_id: str) -> JwkSet:
-    """The same as a JWK set, for whoever asks: none for an endpoint that there is not, so that it tells nobody."""
+async def jwk_set(deployment: Deployment, endpoint_id: str | None) -> JwkSet:
+    """The same as a JWK set, for whoever asks: none for an endpoint that there is not, so that it tells nobody.
+
+    And none without one, since the deployment has none.
+    """
+    if endpoint_id is None:
+        return JwkSet(keys=[])
     async with deployment.database.read() as connection:
         try:
             keys = await _keys(connection, deployment, endpoint_id, None)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Column, LargeBinary, bindparam, func, literal, select, type_coerce, update
+from sqlalchemy import Column, LargeBinary, bindparam, false, func, or_, select, type_coerce, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.sql.expression import ColumnElement
 from sqlalchemy.types import NullType
@@ -35,7 +35,7 @@ def sealed_columns(tables: Tables) -> list[Column[Any]]:
 
 async def count(connection: AsyncConnection, column: Column[Any], key_ids: Sequence[bytes]) -> tuple[int, int]:
     """How many values a column has, and how many of them none of these keys wraps."""
-    others = func.count().filter(*(_wrapped_by(column, key_id) != literal(True) for key_id in key_ids))
+    others = func.count().filter(*(~_wrapped_by(column, key_id) for key_id in key_ids))
     total, foreign = (await connection.execute(select(func.count(), others).where(_is_sealed(column)))).one()
     return total, foreign
 
@@ -43,7 +43,7 @@ async def count(connection: AsyncConnection, column: Column[Any], key_ids: Seque
 async def rewrap_batch(
     connection: AsyncConnection, column: Column[Any], keyring: KeyRing, after_row: int, *, waits: bool
 ) -> Rewrapped:
-    """Brings up to `BATCH` values behind `after_row` that other keys wrap under the first one.
+    """Brings up to `BATCH` values behind `after_row` that the ring's other keys wrap under the first one.
 
     A row that somebody else changes is passed over; with `waits` it is waited for, and then the batch is that one row:
     whoever holds several while it waits for one may be waited for itself.
@@ -53,7 +53,7 @@ async def rewrap_batch(
     value = type_coerce(column, NullType()).label("value")
     old = (
         select(row_id, value)
-        .where(row_id > after_row, _is_sealed(column), ~_wrapped_by(column, keyring.key_ids[0]))
+        .where(row_id > after_row, or_(false(), *(_wrapped_by(column, older) for older in keyring.key_ids[1:])))
         .order_by(row_id)
         .limit(1 if waits else BATCH)
         .with_for_update(skip_locked=not waits, key_share=True)
