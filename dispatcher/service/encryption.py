@@ -30,7 +30,7 @@ async def rotate_encryption(
     database, keyring = deployment.database, deployment.keyring
     async with database.read() as connection:
         lacking = await reencryption.without_key(connection, database, keyring.key_ids[0])
-        _, total = await _count(connection, database, keyring.key_ids[:1])
+        _, waiting, _ = await under_other_keys(connection, database, keyring)
     if lacking:
         raise Conflict(
             f"{', '.join(lacking)} did not start with the first key of DISPATCHER_SECRET_KEY, and could not decrypt"
@@ -44,13 +44,12 @@ async def rotate_encryption(
             for waits in (False, True):
                 async for count in _rewrap(database, column, keyring, waits=waits):
                     moved += count
-                    on_progress(done + moved, max(total, done + moved))
+                    on_progress(done + moved, max(waiting, done + moved))
         done += moved
         if not moved:
             break
     async with database.read() as connection:
-        total, remaining = await _count(connection, database, keyring.key_ids[:1])
-        _, unreadable = await _count(connection, database, keyring.key_ids)
+        total, remaining, unreadable = await under_other_keys(connection, database, keyring)
     return EncryptionRotation(
         key_id=keyring.key_ids[0].hex(), total=total, rewrapped=done, remaining=remaining, unreadable=unreadable
     )
