@@ -5,6 +5,7 @@ they pass through `redact`, which takes out the settings' own secrets wherever t
 secret. It is the last line of defence, and no reason to put one into a text.
 """
 
+import json
 import re
 from collections.abc import Iterable
 from functools import lru_cache
@@ -16,6 +17,7 @@ REDACTED = "***"
 _SENSITIVE = ("secret", "authorization", "signature", "password", "cookie", "api_key", "admin_key", "body", "token")
 
 _SIGNATURE = re.compile(r"\b(v1a?,)[A-Za-z0-9+/]{40,}=*")
+# None goes beyond a double quote or ends in an escape: what is redacted may be a line of JSON.
 _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
     # user:password@ in a URL
     (re.compile(r"(://[^\s/?#@:\"']*):[^\s/?#@\"']+@"), rf"\1:{REDACTED}@"),
@@ -29,7 +31,9 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"\b(Bearer|Basic) [A-Za-z0-9._~+/=-]{8,}"), rf"\1 {REDACTED}"),
     # name=value, as DSNs and representations have it
     (
-        re.compile(r"(?i)\b(\w*(?:password|passwd|secret|token|api_?key|authorization)\w*=)(?:'[^']*'|[^\s,;&)\"']+)"),
+        re.compile(
+            r"(?i)\b(\w*(?:password|passwd|secret|token|api_?key|authorization)\w*=)(?:'[^'\"\\]*'|[^\s,;&)\"'\\]+)"
+        ),
         rf"\1{REDACTED}",
     ),
 )
@@ -41,13 +45,13 @@ _own: set[str] = set()
 
 
 def keep_out(secrets: Iterable[str | None]) -> None:
-    """From now on `redact` takes these texts out of every text, as they are and percent-encoded.
+    """From now on `redact` takes these texts out of every text, as they are, percent-encoded and in JSON.
 
     Not those that are shorter than 8 characters or could be words: only their surroundings give them away.
     """
     for secret in secrets:
         if secret and len(secret) >= _SHORTEST and not _WORD.fullmatch(secret):
-            _own.update((secret, quote(secret, safe="")))
+            _own.update((secret, quote(secret, safe=""), json.dumps(secret, ensure_ascii=False)[1:-1]))
 
 
 def redact(text: str) -> str:

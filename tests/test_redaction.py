@@ -2,9 +2,12 @@
 
 import base64
 import io
+import json
 import logging
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from dispatcher import logs, redaction
 from dispatcher.engine.endpoint_book import EndpointBook
@@ -115,3 +118,24 @@ async def test_what_an_answer_repeats_of_its_request_is_not_kept(sqlite_outpost:
         assert "***" in kept
         assert hidden not in kept
     assert without_echoes("on 1", policy.secret_texts) == "on 1"
+
+
+_PIECES = st.sampled_from(
+    [
+        *("password=", "token='", "'", '"', "\\", "://", "u:", "p@", "?a=", "x", " ", "\n", "&b=", "v1,"),
+        "Bearer abcdefghi",
+        "whsec_abcdefgh12",
+    ]
+)
+
+
+@given(st.lists(_PIECES, max_size=30).map("".join))
+@example("password='x")
+@example('password=x"y')
+def test_a_redacted_line_is_still_json(text: str) -> None:
+    stream = io.BytesIO()
+    with process_as_before():
+        logs.configure("json", "info", stream)
+        logs.logger("dispatcher.test").info("said", text=text, after='it\'s "kept"')
+    line = json.loads(stream.getvalue())
+    assert (line["event"], line["after"]) == ("said", 'it\'s "kept"')
