@@ -10,19 +10,19 @@ import sys
 from collections.abc import MutableMapping
 from contextlib import suppress
 from datetime import UTC, datetime
-from functools import lru_cache
 from typing import Any, BinaryIO, Literal
 
 import msgspec
 import structlog
 from structlog.typing import Processor
 
+from dispatcher.redaction import redact, sensitive_of
+
 Format = Literal["auto", "json", "console"]
 Level = Literal["debug", "info", "warning", "error"]
 Fields = MutableMapping[str, Any]
 
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
-_SENSITIVE = ("secret", "authorization", "signature", "password", "cookie", "api_key", "admin_key", "body", "token")
 
 
 class Line(msgspec.Struct, gc=False):
@@ -156,15 +156,9 @@ def _stamp(sink: Any, method: str, fields: Fields) -> Fields:
     return {"time": datetime.now(UTC), "level": method, "event": fields.pop("event"), **fields}
 
 
-@lru_cache(maxsize=1024)
-def _sensitive_of(fields: tuple[str, ...]) -> tuple[str, ...]:
-    # All fields of a line at once: few calls write many lines.
-    return tuple(field for field in fields if any(word in field.lower().replace("-", "_") for word in _SENSITIVE))
-
-
 def _redact(sink: Any, method: str, fields: Fields) -> Fields:
     # The last line of defence: no call passes such a field.
-    for field in _sensitive_of(tuple(fields)):
+    for field in sensitive_of(tuple(fields)):
         del fields[field]
     return fields
 
@@ -177,10 +171,11 @@ def _as_json(sink: Any, method: str, fields: Fields) -> bytes:
     if "exc_info" in fields:
         fields = structlog.processors.format_exc_info(sink, method, fields)
     try:
-        return _encode(fields)
+        line = _encode(fields)
     except UnicodeEncodeError:
         # A lone surrogate in a foreign message: an escaped line is better than none.
-        return _encode({field: _escaped(value) for field, value in fields.items()})
+        line = _encode({field: _escaped(value) for field, value in fields.items()})
+    return redact(line.decode()).encode()
 
 
 def _escaped(value: object) -> str:
@@ -198,15 +193,17 @@ def _for_people(*, colours: bool) -> Processor:
 
     def render(sink: Any, method: str, fields: Fields) -> bytes:
         fields["time"] = f"{fields['time'].astimezone():%H:%M:%S.%f}"[:-3]
-        return renderer(sink, method, fields).encode("utf-8", "backslashreplace")
+        return redact(renderer(sink, method, fields)).encode("utf-8", "backslashreplace")
 
     return render
 
 
 def _to_standard_library(sink: Any, method: str, fields: Fields) -> Fields:
-    event, name, exc_info = fields.pop("event"), fields.pop("logger"), fields.pop("exc_info", None)
+    # The app's handlers would write an exception as it is: they are given its traceback as text instead.
+    fields = structlog.processors.format_exc_info(sink, method, fields)
+    event, name, trace = fields.pop("event"), fields.pop("logger"), fields.pop("exception", None)
     text = " ".join([event, *(f"{field}={value}" for field, value in fields.items())])
-    logging.getLogger(name).log(_LEVELS[method], "%s", text, exc_info=exc_info)
+    logging.getLogger(name).log(_LEVELS[method], "%s", redact(text if trace is None else f"{text}\n{trace}"))
     raise structlog.DropEvent
 
 

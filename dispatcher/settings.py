@@ -6,15 +6,27 @@ Nothing is read at import; `load()` reads and reports everything that is wrong a
 import base64
 import binascii
 import json
+import re
+from collections.abc import Iterator
 from datetime import timedelta
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import unquote
 
-from pydantic import BeforeValidator, Field, PlainSerializer, SecretStr, ValidationError, field_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    PlainSerializer,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from dispatcher.errors import InvalidSettings
+from dispatcher.redaction import keep_out
 from dispatcher.states import EventKind
 from dispatcher.units import format_duration, format_size, parse_duration_s, parse_size
 
@@ -80,6 +92,7 @@ Texts = Annotated[
 ]
 
 _URI_REFERENCE = r"^(?:[A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=-]|%[0-9A-Fa-f]{2})+$"
+_PASSWORD = re.compile(r"[^/]*://[^/@:]*:(?P<password>[^@]*)@")
 _NAME = r"^[A-Za-z_][A-Za-z0-9_]{0,39}$"
 
 
@@ -99,6 +112,7 @@ class Settings(BaseSettings):
 
     database_url: str = Field(
         "sqlite+aiosqlite:///dispatcher.db",
+        repr=False,
         description="The database that holds the outbox: `sqlite:///file.db`, or `postgresql://user@host/name`"
         " (several hosts: `host1,host2`).",
     )
@@ -118,6 +132,11 @@ class Settings(BaseSettings):
         None,
         description="Base64 32-byte keys, comma-separated, that encrypt secrets at rest; the first encrypts, all"
         " decrypt. Unset with SQLite: a key file beside the database. PostgreSQL requires it.",
+    )
+    secret_key_command: SecretStr | None = Field(
+        None,
+        description="A command that prints these keys instead, like `vault kv get -field=keys secret/dispatcher`: run"
+        " at each start, without a shell, for 10 seconds at most.",
     )
     host: str = Field("127.0.0.1", description="Address that the API listens on.")
     port: int = Field(8080, ge=0, le=65535, description="Port of the API; 0 = any free one, printed at start.")
@@ -200,7 +219,7 @@ class Settings(BaseSettings):
     retention: Duration = Field(timedelta(days=30), description="How long settled events and deliveries are kept.")
     dead_letter_retention: Duration = Field(timedelta(days=90), description="How long dead letters are kept.")
     endpoint_defaults: Annotated[dict[str, Any], NoDecode, BeforeValidator(_json_object)] = Field(
-        default_factory=dict, description="JSON: endpoint fields for endpoints that do not give them."
+        default_factory=dict, repr=False, description="JSON: endpoint fields for endpoints that do not give them."
     )
     event_kinds: Annotated[dict[str, EventKind], NoDecode, BeforeValidator(_json_object)] = Field(
         default_factory=dict,
@@ -234,14 +253,15 @@ class Settings(BaseSettings):
     @field_validator("secret_key")
     @classmethod
     def _keys(cls, value: SecretStr | None) -> SecretStr | None:
-        for text in value.get_secret_value().split(",") if value else ():
-            try:
-                key = base64.b64decode(text.strip(), validate=True)
-            except binascii.Error:
-                key = b""
-            if len(key) != 32:
-                raise ValueError("is not base64 of 32 bytes; make a key with: openssl rand -base64 32")
+        if value is not None:
+            parse_keys(value.get_secret_value())
         return value
+
+    @model_validator(mode="after")
+    def _one_source_of_keys(self) -> Self:
+        if self.secret_key is not None and self.secret_key_command is not None:
+            raise ValueError("DISPATCHER_SECRET_KEY and DISPATCHER_SECRET_KEY_COMMAND are both set; set one of them")
+        return self
 
     @property
     def schema_name(self) -> str | None:
@@ -249,11 +269,30 @@ class Settings(BaseSettings):
         return self.schema_
 
     @property
+    def names_keys(self) -> bool:
+        """Whether they say where the key ring's keys are; else it is a file beside a SQLite database."""
+        return self.secret_key is not None or self.secret_key_command is not None
+
+    @property
     def secret_keys(self) -> tuple[bytes, ...]:
-        """The key ring's keys, the encrypting one first; empty when none is set."""
-        if self.secret_key is None:
-            return ()
-        return tuple(base64.b64decode(text.strip()) for text in self.secret_key.get_secret_value().split(","))
+        """The key ring's keys that are set, the encrypting one first; empty when none is."""
+        return () if self.secret_key is None else parse_keys(self.secret_key.get_secret_value())
+
+
+def parse_keys(text: str) -> tuple[bytes, ...]:
+    """Base64 32-byte keys, separated by commas or white space. Raises `ValueError`, which never repeats them."""
+    keys = []
+    for part in text.replace(",", " ").split():
+        try:
+            key = base64.b64decode(part, validate=True)
+        except binascii.Error:
+            key = b""
+        if len(key) != 32:
+            raise ValueError("is not base64 of 32 bytes; make a key with: openssl rand -base64 32")
+        keys.append(key)
+    if not keys:
+        raise ValueError("holds no key; make one with: openssl rand -base64 32")
+    return tuple(keys)
 
 
 def environment_name(field: str) -> str:
@@ -273,11 +312,33 @@ def load(env_file: Path | None = None, **given: Any) -> Settings:
     if unknown:
         raise InvalidSettings(f"no such setting: {', '.join(unknown)}; `dispatcher settings` prints them all")
     try:
-        return Settings(**given) if env_file is None else Settings(_env_file=env_file, **given)
+        settings = Settings(**given) if env_file is None else Settings(_env_file=env_file, **given)
     except ValidationError as error:
         wrong = []
         for problem in error.errors(include_url=False, include_context=False, include_input=False):
-            name = str(problem["loc"][0]) if problem["loc"] else "settings"
+            said = problem["msg"].removeprefix("Value error, ")
+            if not problem["loc"]:
+                # About several, which it names.
+                wrong.append(said)
+                continue
+            name = str(problem["loc"][0])
             name = name if name.startswith("DISPATCHER_") else environment_name(name)
-            wrong.append(f"{name}: {problem['msg'].removeprefix('Value error, ')}")
+            wrong.append(f"{name}: {said}")
         raise InvalidSettings("; ".join(wrong)) from None
+    keep_out(_secrets_of(settings))
+    return settings
+
+
+def _secrets_of(settings: Settings) -> Iterator[str | None]:
+    """What of the settings must not stand in any text."""
+    for secret in (settings.admin_key, settings.secret_key_command):
+        if secret is not None:
+            yield secret.get_secret_value()
+    if settings.secret_key is not None:
+        yield from settings.secret_key.get_secret_value().replace(",", " ").split()
+    yield _password_of(settings.database_url)
+
+
+def _password_of(url: str) -> str | None:
+    found = _PASSWORD.match(url)
+    return found and unquote(found["password"])

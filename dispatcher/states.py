@@ -126,6 +126,15 @@ class Profile(StrEnum):
     CLOUDEVENTS_BINARY = "cloudevents-binary"
 
 
+class SignatureVersion(StrEnum):
+    """A kind of token in `webhook-signature`, in the order in which they stand there."""
+
+    #: HMAC-SHA256 with the secret that the receiver shares.
+    V1 = "v1"
+    #: ed25519, which the receiver verifies with a public key.
+    V1A = "v1a"
+
+
 class RunState(StrEnum):
     """Where a bulk redelivery stands."""
 

@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from dispatcher import logs, publish
 from dispatcher.rules.secrets import Secret
-from dispatcher.service import endpoint_changes
+from dispatcher.service import secret_rotation
 from dispatcher.service.requests import RotateSecret
 from dispatcher.states import AttemptError, DeliveryState, EndpointStatus, Reason
 from tests.bad_receiver import BadReceiver, Misbehaviour
@@ -232,7 +232,7 @@ async def test_8_no_secret_is_stored_in_the_clear_or_logged(
     await outpost.publish("job.done", data='{"n": "BODY-TEXT"}')
     async with outpost.dispatcher() as dispatcher:
         await dispatcher.until_idle()
-        rotated = await endpoint_changes.rotate_secret(
+        rotated = await secret_rotation.rotate_secret(
             outpost.deployment, endpoint.id, RotateSecret.read({}), tenant=None
         )
         clock.advance(5)

@@ -20,7 +20,7 @@ from svix.webhooks import Webhook as SvixWebhook
 
 from dispatcher import AlreadyRunning, prepare_sqlite, publish, register_callback, verify
 from dispatcher.ids import Kind, public_id
-from dispatcher.service import dead_letters, deliveries, endpoint_changes, endpoints, redeliveries
+from dispatcher.service import dead_letters, deliveries, endpoint_changes, endpoints, redeliveries, secret_rotation
 from dispatcher.service.models import DeadLetterRedeliver, RotateSecret
 from dispatcher.states import AttemptError, DeliveryState, EndpointStatus, Reason, RunState
 from tests.clock import FakeClock
@@ -209,7 +209,7 @@ async def test_during_a_rotation_both_secrets_sign_and_afterwards_only_the_new_o
     async with outpost.dispatcher() as dispatcher:
         await outpost.publish("before")
         await dispatcher.until_idle()
-        new = await endpoint_changes.rotate_secret(outpost.deployment, old.id, body, tenant=None)
+        new = await secret_rotation.rotate_secret(outpost.deployment, old.id, body, tenant=None)
         await outpost.publish("during")
         await dispatcher.until_idle()
         clock.advance(60)

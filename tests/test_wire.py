@@ -11,7 +11,7 @@ from svix.webhooks import Webhook as SvixWebhook
 
 from dispatcher.engine.test_event import send_test
 from dispatcher.rules.verifying import verify
-from dispatcher.service import endpoint_changes
+from dispatcher.service import secret_rotation
 from dispatcher.service.models import RotateSecret
 from dispatcher.states import Profile
 from tests.clock import FakeClock
@@ -70,7 +70,7 @@ async def test_the_signature_header_is_one_token_and_a_legacy_one_stands_beside_
 async def test_tokens_of_a_rotation_are_joined_by_one_space(sqlite_outpost: Outpost, receiver: Receiver) -> None:
     endpoint = await sqlite_outpost.endpoint(receiver.url("/"))
     keep = RotateSecret.read({"secret": "the-next-one", "overlap_s": 60})
-    await endpoint_changes.rotate_secret(sqlite_outpost.deployment, endpoint.id, keep, tenant=None)
+    await secret_rotation.rotate_secret(sqlite_outpost.deployment, endpoint.id, keep, tenant=None)
     await sqlite_outpost.publish("job.completed")
     async with sqlite_outpost.dispatcher() as dispatcher:
         await dispatcher.until_idle()

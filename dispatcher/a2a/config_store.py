@@ -27,7 +27,7 @@ from dispatcher.service.models import EndpointUpdate
 from dispatcher.states import EndpointStatus, Profile, Reason
 from dispatcher.store.deployment import Deployment
 from dispatcher.store.endpoint_fields import endpoint_defaults
-from dispatcher.store.endpoint_rows import NewEndpoint, callback_row, insert_endpoint, open_headers
+from dispatcher.store.endpoint_rows import NewEndpoint, callback_row, insert_endpoint, open_headers, open_url
 
 #: How often a config is set anew when somebody deletes it meanwhile.
 _ATTEMPTS = 3
@@ -168,7 +168,9 @@ class OutboxPushNotificationConfigStore(PushNotificationConfigStore):
                 metadata = json.loads(row.metadata)
                 if CONFIG_ID in metadata and OWNER in metadata:
                     kept = PushConfig(
-                        keyring.open(row.url_sealed, "url"), open_headers(keyring, row.headers_sealed), metadata
+                        open_url(keyring, row.row_id, row.url_sealed),
+                        open_headers(keyring, row.row_id, row.headers_sealed),
+                        metadata,
                     )
                     found.append(_Stored(public_id(Kind.ENDPOINT, row.row_id), metadata[OWNER], kept.config(task_id)))
             return found

@@ -4,11 +4,11 @@ from typing import Any
 
 from prometheus_client.exposition import choose_encoder
 
-from dispatcher.api.queries import NoQuery, StatsQuery, TenantQuery
+from dispatcher.api.queries import JwksQuery, NoQuery, StatsQuery, TenantQuery
 from dispatcher.api.route import Answer, Call, Reply, Route, Scope
 from dispatcher.engine.vitals import Condition
-from dispatcher.service import health, models, stats
-from dispatcher.service.models import Egress, Stats
+from dispatcher.service import health, models, public_keys, stats
+from dispatcher.service.models import Egress, JwkSet, Stats
 
 _TAG = "Operations"
 
@@ -66,6 +66,12 @@ async def docs(call: Call[object, NoQuery]) -> Reply:
     return Reply(200, call.door.docs, {"Content-Type": "text/html; charset=utf-8"})
 
 
+async def jwks(call: Call[object, JwksQuery]) -> Reply:
+    """The public keys of one endpoint, for whoever asks."""
+    keys = await public_keys.jwk_set(call.deployment, call.query.endpoint_id)
+    return Reply(200, keys, {"Content-Type": "application/jwk-set+json"})
+
+
 def _page(path: str, operation: str, summary: str, handler: Any, answers: dict[int, Answer]) -> Route:
     return Route(
         method="GET",
@@ -112,6 +118,21 @@ ROUTES: tuple[Route, ...] = (
         query=NoQuery,
         answers={200: Answer("The metrics.", media_type="text/plain")},
         scope=Scope.ADMIN,
+    ),
+    Route(
+        method="GET",
+        path="/.well-known/jwks.json",
+        tag=_TAG,
+        operation="getJwks",
+        summary="Public keys of an endpoint's signatures, as a JWK set",
+        description="For receivers, without a key. Each endpoint has keys of its own: what is signed names no receiver,"
+        " so a key of the whole deployment would let one tenant's webhook pass at another's receiver. No keys without"
+        " `endpoint_id`, for an endpoint that there is not, and where its `signatures` have no `v1a`.",
+        handler=jwks,
+        query=JwksQuery,
+        answers={200: Answer("The keys.", JwkSet, media_type="application/jwk-set+json")},
+        scope=Scope.PUBLIC,
+        problems=(503,),
     ),
     _page(
         "/healthz",

@@ -40,6 +40,16 @@ class NoQuery(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class JwksQuery(BaseModel):
+    """Parameters of the public keys for receivers."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    endpoint_id: Annotated[
+        PlainText | None, Field(description="Whose keys: each endpoint has its own, and the deployment none.")
+    ] = None
+
+
 class PageQuery(TenantQuery):
     """Parameters of every list."""
 

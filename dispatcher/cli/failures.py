@@ -6,6 +6,7 @@ from collections.abc import Callable
 import typer
 
 from dispatcher.errors import DispatcherError, InvalidField, InvalidSettings
+from dispatcher.redaction import redact
 
 FAILED = 1
 WRONG_USE = 2
@@ -37,7 +38,7 @@ def exit_code_of(command: Callable[[], object]) -> int:
 
 def complain(text: str) -> None:
     """One line on standard error, red on a terminal."""
-    line = " ".join(text.split())
+    line = redact(" ".join(text.split()))
     typer.echo(f"{typer.style('error:', fg='red', bold=True)} {line}", err=True)
 
 
@@ -55,5 +56,5 @@ def _with_hint(error: typer.TyperException) -> str:
 
 def note(text: str) -> None:
     """A line beside the output: on standard error, so that pipes stay clean."""
-    typer.echo(text, err=True)
+    typer.echo(redact(text), err=True)
     sys.stderr.flush()

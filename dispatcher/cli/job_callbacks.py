@@ -33,6 +33,7 @@ def callback(
     order_hold_s: options.OrderHoldS = None,
     progress_interval_s: options.ProgressIntervalS = None,
     heartbeat_s: options.HeartbeatS = None,
+    signatures: options.Signatures = None,
     signature_header: options.SignatureHeader = None,
     signature_prefix: options.SignaturePrefix = None,
     headers: options.Headers = None,

@@ -1,4 +1,4 @@
-"""`dispatcher keys`: API keys for tenants."""
+"""`dispatcher keys`: API keys for tenants, and the key that encrypts secrets at rest."""
 
 from typing import Annotated
 
@@ -9,7 +9,7 @@ from dispatcher.cli.options import examples, given
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="API keys for tenants: create, list, revoke.",
+    help="API keys for tenants: create, list, revoke. And the key that encrypts secrets at rest: rotate-encryption.",
     epilog=examples("dispatcher keys create --tenant acme"),
 )
 
@@ -74,3 +74,17 @@ def revoke(
     on_deployment(lambda deployment: keys.revoke(deployment, key_id))
     if not as_json:
         note(f"{key_id} is revoked.")
+
+
+@app.command(
+    "rotate-encryption",
+    epilog=examples("dispatcher keys rotate-encryption", "dispatcher keys rotate-encryption --json"),
+)
+def rotate_encryption(as_json: options.AsJson = False) -> None:
+    """Bring everything encrypted under the first key of DISPATCHER_SECRET_KEY, while all goes on.
+
+    Ended in the middle, it goes on where it was when it is run again. Exit code 1 while values remain under others.
+    """
+    from dispatcher.cli.encryption import rotate_and_print
+
+    raise typer.Exit(rotate_and_print(as_json=as_json))

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from dispatcher.clock import parse_rfc3339
-from dispatcher.states import Profile, Reason
+from dispatcher.states import Profile, Reason, SignatureVersion
 from dispatcher.units import parse_duration_s
 
 #: What stands for JSON's null on the command line.
@@ -206,6 +206,10 @@ HeartbeatS = Annotated[
         metavar="SECONDS",
         help="Send a webhook.heartbeat after so long without a delivery (10 or more); `null`: never.",
     ),
+]
+Signatures = Annotated[
+    list[SignatureVersion] | None,
+    typer.Option("--signatures", help="v1 (HMAC), and v1a (ed25519) beside it; repeat it for both.", show_default="v1"),
 ]
 SignatureHeader = Annotated[
     str | None,

@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 from dispatcher import logs
 from dispatcher.api.app import create_app
 from dispatcher.api.runner import ApiRunner
-from dispatcher.cli import open_files
+from dispatcher.cli import core_dumps, open_files
 from dispatcher.cli.event_loop import make_collections_rare, run, stop_on_signals, unless_stopped
 from dispatcher.cli.listening import served
 from dispatcher.cli.options import given
@@ -23,6 +23,7 @@ def serve(*, host: str | None, port: int | None) -> None:
     check_file(settings)
     logs.configure(settings.log_format, settings.log_level)
     open_files.allow(settings.max_connections + settings.max_in_flight)
+    core_dumps.forbid()
     run(_serve(settings))
 
 

@@ -9,6 +9,7 @@ from pydantic.fields import FieldInfo
 
 from dispatcher.cli.printing import print_json, print_table
 from dispatcher.errors import ConfigurationError
+from dispatcher.redaction import REDACTED
 from dispatcher.settings import Settings, environment_name, load
 from dispatcher.store.urls import parse_database_url
 
@@ -30,6 +31,7 @@ _UNITS = {
     "endpoint_defaults": "JSON",
     "event_kinds": "JSON",
     "secret_key": "base64",
+    "secret_key_command": "command",
     "host": "address",
     "port": "port",
     "work_port": "port",
@@ -99,14 +101,14 @@ def _written(settings: Settings, name: str) -> str | None:
     """A value as one writes it into the environment; a secret only as set or not."""
     value = getattr(settings, name)
     if isinstance(value, SecretStr):
-        return "***"
+        return REDACTED
     if value is None or value == () or value == {} or value == "":
         return None
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, dict):
         headers = value.get("headers")
-        shown = {**value, "headers": dict.fromkeys(headers, "***")} if isinstance(headers, dict) else value
+        shown = {**value, "headers": dict.fromkeys(headers, REDACTED)} if isinstance(headers, dict) else value
         return json.dumps(shown, ensure_ascii=False)
     if name == "database_url":
         return _without_password(value)
@@ -118,7 +120,7 @@ def _without_password(url: str) -> str:
         return parse_database_url(url).shown
     except ConfigurationError:
         # What cannot be read cannot be shown in part; `doctor` says what is wrong with it.
-        return "***"
+        return REDACTED
 
 
 def _unit(name: str, field: FieldInfo) -> str:

@@ -10,7 +10,7 @@ import typer
 from prometheus_client import CollectorRegistry
 
 from dispatcher import logs
-from dispatcher.cli import open_files
+from dispatcher.cli import core_dumps, open_files
 from dispatcher.cli.event_loop import make_collections_rare, run, stop_on_signals, unless_stopped
 from dispatcher.cli.fleet import Fleet
 from dispatcher.cli.health_pages import health_app
@@ -33,6 +33,7 @@ def work(*, processes: int, port: int | None, host: str | None, until_idle: bool
     settings = load(**given(host=host))
     check_file(settings)
     logs.configure(settings.log_format, settings.log_level)
+    core_dumps.forbid()
     shown_on = None if supervised else settings.work_port if port is None else port
     if processes == 1:
         open_files.allow(settings.max_in_flight)

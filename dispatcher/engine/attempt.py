@@ -5,6 +5,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from dispatcher import metrics
 from dispatcher.engine.endpoint_book import EndpointBook
@@ -12,6 +13,7 @@ from dispatcher.engine.sign import sign
 from dispatcher.errors import InvalidField, StoreUnavailable
 from dispatcher.ids import Kind, public_id
 from dispatcher.logs import Line, logger
+from dispatcher.redaction import without_echoes
 from dispatcher.rules.own_events import HEARTBEAT
 from dispatcher.rules.retry import RetryPolicy
 from dispatcher.rules.verdict import Exchange, Outcome, Verdict, drop_failed, judge, refused_request
@@ -124,6 +126,8 @@ class Attempts:
         )
         if claimed.event_type == HEARTBEAT:
             verdict = drop_failed(verdict)
+        if exchange.excerpt and policy is not None:
+            exchange = replace(exchange, excerpt=without_echoes(exchange.excerpt, policy.secret_texts))
         finished = conclude(claimed, exchange, verdict, policy.hold_s if policy else None, started_at, duration_ms)
         self._report(claimed, policy, finished)
         return Ended(finished, verdict.disables)

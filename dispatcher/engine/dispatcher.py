@@ -1,7 +1,7 @@
 """The dispatcher: what one process runs, put together, started and stopped cleanly."""
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
@@ -29,6 +29,7 @@ from dispatcher.store.database import Database
 from dispatcher.store.deployment import Deployment, open_deployment
 from dispatcher.store.endpoint_policies import check_keyring
 from dispatcher.store.hot import HotStore, Recorded, statement_limit_s
+from dispatcher.store.reencryption import announce
 from dispatcher.store.sqlite.store import SqliteStore
 from dispatcher.transport.client import HttpClient
 
@@ -81,6 +82,7 @@ class Dispatcher:
                 ),
                 EndpointBook(self.deployment),
                 self._numbered,
+                enrolled=lambda row: announce(database, row, self.deployment.keyring),
             )
             await self._running.start()
         except BaseException:
@@ -168,13 +170,14 @@ class Running:
         numbered: Callable[[Collection[int]], None],
         *,
         duties: type[Duties] = Duties,
+        enrolled: Callable[[int], Awaitable[None]] | None = None,
     ) -> None:
         settings = deployment.settings
         self._deployment = deployment
         self._grace_s = settings.shutdown_grace.total_seconds()
         self._store = store
         self._client = client
-        self._lease = Lease(self._store, deployment.clock, settings.lease.total_seconds())
+        self._lease = Lease(self._store, deployment.clock, settings.lease.total_seconds(), enrolled)
         self._queued, self._claimable = Pulse(), Pulse()
         attempts = Attempts(deployment, self._client, book, covers=self._lease.covers)
         burial = Burial(deployment.database, self._claimable.ring)

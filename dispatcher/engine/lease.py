@@ -3,6 +3,7 @@
 import asyncio
 import os
 import socket
+from collections.abc import Awaitable, Callable
 
 from dispatcher import metrics
 from dispatcher.clock import Clock
@@ -14,9 +15,16 @@ log = logger("dispatcher.lease")
 
 
 class Lease:
-    """Keeps one dispatcher's lease."""
+    """Keeps one dispatcher's lease. `on_taken` is told the row of each that it takes."""
 
-    def __init__(self, store: HotStore, clock: Clock, lease_s: float) -> None:
+    def __init__(
+        self,
+        store: HotStore,
+        clock: Clock,
+        lease_s: float,
+        on_taken: Callable[[int], Awaitable[None]] | None = None,
+    ) -> None:
+        self._on_taken = on_taken
         self._store = store
         self._clock = clock
         self._lease_s = lease_s
@@ -32,6 +40,8 @@ class Lease:
         asked_s = self._clock.monotonic()
         await self._store.enrol(self._name, self._lease_s)
         self._ends_s = asked_s + self._lease_s
+        if self._on_taken is not None:
+            await self._on_taken(self._store.dispatcher_row)
 
     async def keep(self) -> None:
         """Renews the lease until it is cancelled."""

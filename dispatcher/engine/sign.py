@@ -32,7 +32,7 @@ def sign(claimed: Claimed, policy: EndpointPolicy, now: datetime) -> Request:
         "user-agent": USER_AGENT,
         "webhook-id": claimed.event_id,
         "webhook-timestamp": str(timestamp),
-        "webhook-signature": signature_header(policy.keys, claimed.event_id, timestamp, body),
+        "webhook-signature": signature_header(policy.keys, claimed.event_id, timestamp, body, policy.private_keys),
         "x-delivery-attempt": str(claimed.attempt),
     }
     if claimed.replay:

@@ -1,6 +1,6 @@
 """A test event: signed and sent at once to one endpoint, answered to whoever asked, and kept nowhere."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dispatcher.clock import rfc3339
 from dispatcher.engine.endpoint_book import EndpointBook
@@ -9,6 +9,7 @@ from dispatcher.errors import NotFound
 from dispatcher.ids import new_event_id
 from dispatcher.rules.bodies import frozen_profile
 from dispatcher.rules.json_text import encode
+from dispatcher.rules.key_pairs import SigningKeys
 from dispatcher.states import AttemptError
 from dispatcher.store.deployment import Deployment
 from dispatcher.store.hot import Claimed
@@ -27,14 +28,22 @@ class Tested:
     duration_ms: float
 
 
-async def send_test(deployment: Deployment, endpoint_row: int) -> Tested:
+async def send_test(deployment: Deployment, endpoint_row: int, keys: SigningKeys | None = None) -> Tested:
     """Sends a signed `webhook.test` event, whatever the endpoint's status. Raises `NotFound`, `Unreadable`.
 
+    With `keys` they sign, and nothing else does: what a staged secret is tried with.
     It is no delivery: it is not retried, counts for nothing, and takes no turn in any lane.
     """
     policy = await EndpointBook(deployment).read(endpoint_row)
     if policy is None:
         raise NotFound("no such endpoint")
+    if keys is not None:
+        policy = replace(
+            policy,
+            keys=(keys.secret.key,),
+            legacy_key=keys.secret.text_key,
+            private_keys=(keys.private_key,) if policy.private_keys else (),
+        )
     clock = deployment.clock
     now = clock.now()
     claimed = Claimed(

@@ -104,7 +104,7 @@ def register_callback(
     callback = Callback(public_id(Kind.ENDPOINT, new.row_id))
 
     def write(connection: Connection) -> None:
-        if not settings.secret_keys:
+        if not settings.names_keys:
             _check_key_file(connection, settings)
         _write(connection, declared, keyring, new, expires_in, callback)
 
@@ -125,7 +125,7 @@ def _write(
         new = replace(new, expires_at=now + expires_in)
     inserted = insert_endpoint(connection, declared, keyring, new, now)
     own = inserted and not new.takes_default
-    callback._secret = new.secret if own else newest(connection, declared, keyring, new.row_id)
+    callback._secret = new.secret if own else newest(connection, declared, keyring, new.row_id).secret
 
 
 def _check_is_text(field: str, value: object) -> None:

@@ -26,7 +26,9 @@ class Secret:
         """The secret that a caller gave. Raises `InvalidField`, whose message never repeats it."""
         if text.startswith(_ASYMMETRIC_PREFIXES):
             raise InvalidField(
-                "secret", "whsk_ and whpk_ are ed25519 keys, which do not sign here; give whsec_… or text"
+                "secret",
+                "whsk_ and whpk_ are ed25519 keys, and an endpoint whose `signatures` have v1a makes its own;"
+                " give whsec_… or text",
             )
         if text.startswith(SYMMETRIC_PREFIX):
             _check_symmetric(text.removeprefix(SYMMETRIC_PREFIX))

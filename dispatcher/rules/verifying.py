@@ -4,16 +4,22 @@ What a receiver does next with an event of a job: apply it if its `sequence` is 
 it has missed something if `x-job-previous` is higher than that.
 """
 
+import base64
 import hmac
 import json
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from dispatcher.errors import InvalidField, VerificationError
 from dispatcher.rules.json_text import compact
 from dispatcher.rules.secrets import Secret
-from dispatcher.rules.signing import legacy_signature, signature_header
+from dispatcher.rules.signing import legacy_signature, signature_header, signed_bytes
+
+if TYPE_CHECKING:
+    from dispatcher.rules.key_pairs import PublicKey
 
 _TIMESTAMP = re.compile(r"[0-9]{1,12}")
 _NO_MATCH = (
@@ -33,10 +39,10 @@ def verify(
 ) -> None:
     """Returns if the webhook was signed with the secret (or one of several); raises `VerificationError` otherwise.
 
-    `body` is the raw body as received. Without `header`: Standard Webhooks, `tolerance_s` either side of `now` (Unix
-    seconds, by default the present). With `header`, like `"X-Agent-Signature"`: the hex HMAC-SHA256 of the body in
-    that header, with or without `sha256=`, keyed with the secret's text; it carries no time, so a recorded request
-    passes again.
+    A secret may also be an endpoint's public key, `whpk_…`, which verifies its `v1a` signatures. `body` is the raw body
+    as received. Without `header`: Standard Webhooks, `tolerance_s` either side of `now` (Unix seconds, by default the
+    present). With `header`, like `"X-Agent-Signature"`: the hex HMAC-SHA256 of the body in that header, with or
+    without `sha256=`, keyed with the secret's text; it carries no time, so a recorded request passes again.
 
     A 2xx says "I have it": answer it once the event is stored. Events may come twice (same `webhook-id`) and, after a
     redelivery, late: apply an event if its `sequence` is higher than the last applied; you missed something if
@@ -50,7 +56,7 @@ def verify(
         raw = body.encode() if isinstance(body, str) else body
     except UnicodeEncodeError:
         raise VerificationError("body: is no valid text; give the raw body as bytes") from None
-    known = _secrets(secret)
+    known = _known(secret)
     received = {name.lower(): value for name, value in headers.items()}
     if header is not None:
         _verify_legacy(raw, received, known, header)
@@ -60,36 +66,70 @@ def verify(
         raise VerificationError("webhook-id: is not ASCII, so this is no webhook of ours")
     timestamp = _timestamp(_needed(received, "webhook-timestamp"), tolerance_s, time.time() if now is None else now)
     signatures = _needed(received, "webhook-signature").split()
-    tokens = [_ascii(token) for token in signatures if token.startswith("v1,")]
-    if not tokens:
-        raise VerificationError("webhook-signature: has no v1 token; expected `v1,` and base64")
+    tokens = [_ascii(token) for token in signatures if token.startswith("v1,") and known.secrets]
+    signed = [_signature(token) for token in signatures if token.startswith("v1a,") and known.public_keys]
+    if not tokens and not signed:
+        version = "v1" if known.secrets else "v1a"
+        raise VerificationError(f"webhook-signature: has no {version} token; expected `{version},` and base64")
 
     def holds(candidate: bytes) -> bool:
-        expected = signature_header([key.key for key in known], message_id, timestamp, candidate).encode().split()
-        return _any_equal(expected, tokens)
+        keys = [secret.key for secret in known.secrets]
+        expected = signature_header(keys, message_id, timestamp, candidate).encode().split()
+        if _any_equal(expected, tokens):
+            return True
+        content = signed_bytes(message_id, timestamp, candidate)
+        return any(key.verifies(signature, content) for key in known.public_keys for signature in signed)
 
     if not holds(raw):
         raise VerificationError(f"webhook-signature: {_why(raw, holds)}")
 
 
-def _verify_legacy(raw: bytes, received: Mapping[str, str], known: Sequence[Secret], header: str) -> None:
+def _verify_legacy(raw: bytes, received: Mapping[str, str], known: "_Known", header: str) -> None:
+    if not known.secrets:
+        raise VerificationError(f"secret: {header} is an HMAC, which no public key verifies; give the secret")
     token = _needed(received, header.lower(), shown=header).strip().lower().removeprefix("sha256=")
 
     def holds(candidate: bytes) -> bool:
-        return _any_equal([legacy_signature(key.text_key, candidate, "").encode() for key in known], [_ascii(token)])
+        return _any_equal(
+            [legacy_signature(key.text_key, candidate, "").encode() for key in known.secrets], [_ascii(token)]
+        )
 
     if not holds(raw):
         raise VerificationError(f"{header}: {_why(raw, holds)}")
 
 
-def _secrets(secret: str | Sequence[str]) -> tuple[Secret, ...]:
+@dataclass(frozen=True, slots=True, repr=False)
+class _Known:
+    secrets: tuple[Secret, ...]
+    public_keys: tuple["PublicKey", ...]
+
+
+def _known(secret: str | Sequence[str]) -> _Known:
     texts = (secret,) if isinstance(secret, str) else tuple(secret or ())
     if not texts:
         raise VerificationError("secret: none given; is its environment variable set?")
+    public = [text for text in texts if text.startswith("whpk_")]
     try:
-        return tuple(Secret.parse(text) for text in texts)
+        return _Known(
+            tuple(Secret.parse(text) for text in texts if text not in public),
+            _public_keys(public) if public else (),
+        )
     except InvalidField as error:
         raise VerificationError(f"secret: {error.detail}") from None
+
+
+def _public_keys(texts: Sequence[str]) -> tuple["PublicKey", ...]:
+    # Only here: most receivers have a secret, and need no more than the standard library.
+    from dispatcher.rules.key_pairs import PublicKey
+
+    return tuple(PublicKey.parse(text) for text in texts)
+
+
+def _signature(token: str) -> bytes:
+    try:
+        return base64.b64decode(token.removeprefix("v1a,").encode("ascii", "replace"), validate=True)
+    except ValueError:
+        return b""
 
 
 def _needed(received: Mapping[str, str], name: str, shown: str | None = None) -> str:

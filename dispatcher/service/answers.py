@@ -1,12 +1,21 @@
 """What the service answers: as JSON the same from the API and the command line."""
 
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import msgspec
 from pydantic import BaseModel, ConfigDict, Field
 
 from dispatcher.service.fields import JsonText, Moment
-from dispatcher.states import AttemptError, DeliveryState, EndpointStatus, EventKind, Profile, Reason, RunState
+from dispatcher.states import (
+    AttemptError,
+    DeliveryState,
+    EndpointStatus,
+    EventKind,
+    Profile,
+    Reason,
+    RunState,
+    SignatureVersion,
+)
 
 
 class Answer(BaseModel):
@@ -70,6 +79,7 @@ class Endpoint(Answer):
     order_hold_s: float | None
     progress_interval_s: float | None
     heartbeat_s: float | None
+    signatures: list[SignatureVersion] = Field(description="What signs: `v1`, and `v1a` where it was chosen.")
     signature_header: str | None
     signature_prefix: str
     headers: dict[str, str] = Field(description="Names of its static headers; values read `***`.")
@@ -82,6 +92,9 @@ class Endpoint(Answer):
     oauth2: TokenSource | None
     job_id: str | None = Field(description="The job that it is bound to, if it is a callback.")
     expires_at: Moment | None
+    secret_staged_at: Moment | None = Field(
+        description="Since when a new secret waits to be activated; null: none does."
+    )
     created_at: Moment
     updated_at: Moment
 
@@ -93,6 +106,42 @@ class EndpointWithSecret(Endpoint):
         description="What a receiver verifies with, its own or its tenant's default; shown now and never again.",
         repr=False,
     )
+
+
+class EncryptionRotation(Answer):
+    """What a change of the encrypting key came to."""
+
+    key_id: str = Field(description="The key that encrypts now; it tells nothing about the key.")
+    total: int = Field(description="Encrypted values, in all.")
+    rewrapped: int = Field(description="Brought under that key by this run.")
+    remaining: int = Field(description="Still under another key; 0: older keys can be taken out of the ring.")
+    unreadable: int = Field(description="Of these: under a key that is not in the ring.")
+
+
+class PublicKey(Answer):
+    """A public key that verifies an endpoint's `v1a` signatures."""
+
+    id: str = Field(description="Its JWK thumbprint (RFC 7638).")
+    public_key: str = Field(description="`whpk_` and base64, as Standard Webhooks writes it.")
+    staged: bool = Field(description="True: it belongs to a staged secret, and signs nothing yet.")
+    retires_at: Moment | None = Field(description="When it stops signing, after a rotation; null: it is the newest.")
+
+
+class Jwk(Answer):
+    """A public key as a JWK (RFC 8037)."""
+
+    kty: Literal["OKP"] = "OKP"
+    crv: Literal["Ed25519"] = "Ed25519"
+    x: str
+    kid: str = Field(description="Its thumbprint (RFC 7638).")
+    use: Literal["sig"] = "sig"
+    alg: Literal["EdDSA"] = "EdDSA"
+
+
+class JwkSet(Answer):
+    """Public keys as a JWK set (RFC 7517)."""
+
+    keys: list[Jwk]
 
 
 class TenantSecret(Answer):

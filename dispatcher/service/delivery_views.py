@@ -6,10 +6,10 @@ from sqlalchemy import Select, func, select
 from sqlalchemy.engine import Row
 
 from dispatcher.ids import Kind, public_id
+from dispatcher.redaction import REDACTED
 from dispatcher.rules import json_text
 from dispatcher.service.models import Attempt, Delivery
 from dispatcher.states import AttemptError, DeliveryState, Reason, read_word
-from dispatcher.store.endpoint_rows import REDACTED
 from dispatcher.store.tables import Tables
 from dispatcher.version import USER_AGENT
 

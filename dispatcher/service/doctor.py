@@ -11,14 +11,15 @@ from sqlalchemy.exc import DBAPIError
 from dispatcher.clock import SystemClock
 from dispatcher.errors import ConfigurationError, InvalidSettings, SchemaError, StoreUnavailable
 from dispatcher.ids import Kind, public_id
+from dispatcher.service.encryption import under_other_keys
 from dispatcher.service.moments import moment_now
 from dispatcher.settings import Settings
 from dispatcher.states import EndpointStatus, Reason
 from dispatcher.store.database import Database, open_database
 from dispatcher.store.deployment import open_keyring
 from dispatcher.store.endpoint_fields import endpoint_defaults
+from dispatcher.store.endpoint_policies import check_keyring
 from dispatcher.store.migrate import check
-from dispatcher.store.signing_secrets import OWN, TENANTS
 from dispatcher.transport.tls import Trust
 from dispatcher.units import format_size
 
@@ -166,15 +167,11 @@ async def _examine_schema(database: Database) -> Finding:
 
 
 async def _examine_keys(settings: Settings, database: Database) -> Finding:
-    sealed: list[tuple[bytes, str]] = []
-    async with database.read() as connection:
-        for table, purpose in ((database.tables.endpoint_secrets, OWN), (database.tables.tenant_secrets, TENANTS)):
-            kept = table.c
-            first, last = (await connection.execute(select(func.min(kept.row_id), func.max(kept.row_id)))).one()
-            found = await connection.execute(select(kept.sealed).where(kept.row_id.in_((first, last))))
-            sealed += [(secret, purpose) for secret in found.scalars()]
     file = database.url.file
-    if not settings.secret_keys and file is not None and not file.with_name(file.name + ".key").exists():
+    if not settings.names_keys and file is not None and not file.with_name(file.name + ".key").exists():
+        secrets = database.tables.endpoint_secrets.c.row_id
+        async with database.read() as connection:
+            sealed = (await connection.execute(select(secrets).limit(1))).first() is not None
         if sealed:
             return Finding(
                 "key ring", False, f"the key file beside {file} is missing", "restore it, or set DISPATCHER_SECRET_KEY"
@@ -182,12 +179,26 @@ async def _examine_keys(settings: Settings, database: Database) -> Finding:
         return Finding("key ring", True, "a key file is made with the first secret")
     try:
         keyring = open_keyring(settings, database.url.file)
-        for secret, purpose in sealed:
-            keyring.open(secret, purpose)
+        await check_keyring(database, keyring)
     except ConfigurationError as error:
         return Finding("key ring", False, str(error), "put the key that encrypted it into DISPATCHER_SECRET_KEY")
-    opened = "opens what is stored" if sealed else "nothing is stored yet"
-    return Finding("key ring", True, f"{len(keyring.keys)} key{'s' * (len(keyring.keys) > 1)}; {opened}")
+    async with database.read() as connection:
+        total, old, foreign = await under_other_keys(connection, database, keyring)
+    if foreign:
+        return Finding(
+            "key ring",
+            False,
+            f"{foreign} of {total} encrypted values are under keys that it does not hold",
+            "put the keys that encrypted them into DISPATCHER_SECRET_KEY",
+        )
+    keys = f"{len(keyring.keys)} key{'s' * (len(keyring.keys) > 1)}"
+    if not total:
+        return Finding("key ring", True, f"{keys}; nothing is stored yet")
+    if old:
+        follows = f"{old} of {total} values are under an older key: `dispatcher keys rotate-encryption` moves them"
+        return Finding("key ring", True, f"{keys}; {follows}")
+    spare = "; the older ones encrypt nothing any more and can go" if len(keyring.keys) > 1 else ""
+    return Finding("key ring", True, f"{keys}; opens what is stored, all of it under the first{spare}")
 
 
 async def _examine_rows(database: Database) -> Finding:

@@ -1,35 +1,35 @@
 """Changing endpoints: each change raises the version, so that every attempt begun after the answer sees it."""
 
 import json
-from datetime import timedelta
 from typing import Any, Literal, assert_never
 
 from sqlalchemy.engine import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from dispatcher.errors import Conflict, InvalidField
+from dispatcher.errors import Conflict
+from dispatcher.redaction import REDACTED
 from dispatcher.rules.callback_url import CallbackUrl
-from dispatcher.rules.secrets import Secret
-from dispatcher.service.endpoint_views import find, status_of, view, view_with_secret
-from dispatcher.service.models import Endpoint, EndpointUpdate, EndpointWithSecret, RotateSecret
+from dispatcher.service.endpoint_views import find, status_of, view
+from dispatcher.service.models import Endpoint, EndpointUpdate
 from dispatcher.service.moments import moment_now
 from dispatcher.states import EndpointStatus, Reason
 from dispatcher.store.database import Database
 from dispatcher.store.deployment import Deployment
 from dispatcher.store.endpoint_credentials import FIELDS as CREDENTIALS
-from dispatcher.store.endpoint_credentials import EndpointCredentials, open_credentials
+from dispatcher.store.endpoint_credentials import open_credentials
 from dispatcher.store.endpoint_rows import (
-    REDACTED,
+    WIPED,
     check_headers,
     destination_row,
     event_types_text,
     open_headers,
     schedule_text,
     seal_headers,
+    seal_url,
+    signatures_text,
     subscribe,
     unsubscribe,
 )
-from dispatcher.store.signing_secrets import newest, rotate_own
 from dispatcher.store.transitions import cancel_endpoint
 
 Action = Literal["enable", "disable", "pause", "resume"]
@@ -50,14 +50,16 @@ async def update(deployment: Deployment, endpoint_id: str, body: EndpointUpdate,
             values["event_types"] = event_types_text(values["event_types"])
         if "retry_schedule" in values:
             values["retry_schedule"] = schedule_text(values["retry_schedule"])
+        if "signatures" in values:
+            values["signatures"] = signatures_text(values["signatures"])
         if "metadata" in values:
             values["metadata"] = json.dumps(values["metadata"], ensure_ascii=False)
         if "heartbeat_s" in values:
             values["heartbeat_due_at"] = None if values["heartbeat_s"] is None else deployment.database.now()
         if "url" in body.model_fields_set:
-            values |= await _url_columns(connection, deployment, body.url)
+            values |= await _url_columns(connection, deployment, row.row_id, body.url)
         values |= _secret_columns(deployment, row, body, values.get("url_shown", row.url_shown))
-        await _apply(connection, deployment.database, row, values)
+        await apply(connection, deployment.database, row, values)
         if "event_types" in values and row.status != EndpointStatus.DISABLED:
             await connection.run_sync(subscribe, tables, row.row_id)
         return await view(connection, tables, row.row_id)
@@ -81,7 +83,7 @@ async def set_status(deployment: Deployment, endpoint_id: str, action: Action, *
                 await connection.run_sync(unsubscribe, tables, row.row_id)
             elif before is EndpointStatus.DISABLED:
                 values |= await _start_afresh(connection, deployment.database, row)
-            await _apply(connection, deployment.database, row, values)
+            await apply(connection, deployment.database, row, values)
         changed = await view(connection, tables, row.row_id)
     if after is EndpointStatus.DISABLED:
         await _cancel_waiting(deployment.database, row.row_id, Reason.OPERATOR)
@@ -95,16 +97,14 @@ async def delete(deployment: Deployment, endpoint_id: str, *, tenant: str | None
         row = await find(connection, tables, endpoint_id, tenant, lock=True)
         for table in (tables.endpoint_secrets, tables.subscriptions):
             await connection.execute(table.delete().where(table.c.endpoint_row == row.row_id))
-        await _apply(
+        await apply(
             connection,
             deployment.database,
             row,
             {
                 "status": EndpointStatus.DISABLED,
                 "disabled_reason": Reason.ENDPOINT_DELETED,
-                "url_sealed": b"",
-                "headers_sealed": None,
-                **EndpointCredentials().columns(deployment.keyring),
+                **WIPED,
                 "idempotency_key": None,
                 "request_digest": None,
                 "deleted_at": deployment.database.now(),
@@ -113,27 +113,8 @@ async def delete(deployment: Deployment, endpoint_id: str, *, tenant: str | None
     await _cancel_waiting(deployment.database, row.row_id, Reason.ENDPOINT_DELETED)
 
 
-async def rotate_secret(
-    deployment: Deployment, endpoint_id: str, body: RotateSecret, *, tenant: str | None
-) -> EndpointWithSecret:
-    """Signs with a new secret, its own from now on, and for `body.overlap_s` seconds with the old one too.
-
-    Raises `NotFound`, and `InvalidField` for the secret that signs already.
-    """
-    tables, keyring = deployment.database.tables, deployment.keyring
-    new = Secret.parse(body.secret) if body.secret is not None else Secret.generate()
-    async with deployment.database.begin() as connection:
-        row = await find(connection, tables, endpoint_id, tenant, lock=True)
-        if (await connection.run_sync(newest, tables, keyring, row.row_id)).text == new.text:
-            raise InvalidField("secret", "is the one that signs already; give another, or none and one is made")
-        now = await moment_now(connection, deployment.database)
-        overlap = timedelta(seconds=body.overlap_s)
-        await connection.run_sync(rotate_own, tables, keyring, row.row_id, new, now, overlap)
-        await _apply(connection, deployment.database, row, {})
-        return await view_with_secret(connection, deployment, row.row_id)
-
-
-async def _apply(connection: AsyncConnection, database: Database, row: Row[Any], values: dict[str, Any]) -> None:
+async def apply(connection: AsyncConnection, database: Database, row: Row[Any], values: dict[str, Any]) -> None:
+    """Sets columns of an endpoint under its next version, so that attempts that begin after the commit see them."""
     endpoints = database.tables.endpoints
     await connection.execute(
         endpoints.update()
@@ -142,10 +123,12 @@ async def _apply(connection: AsyncConnection, database: Database, row: Row[Any],
     )
 
 
-async def _url_columns(connection: AsyncConnection, deployment: Deployment, text: str) -> dict[str, Any]:
+async def _url_columns(
+    connection: AsyncConnection, deployment: Deployment, endpoint_row: int, text: str
+) -> dict[str, Any]:
     url = CallbackUrl.parse(text, deployment.egress)
     return {
-        "url_sealed": deployment.keyring.seal(url.text, "url"),
+        "url_sealed": seal_url(deployment.keyring, endpoint_row, url),
         "url_shown": url.shown,
         "destination_row": await connection.run_sync(destination_row, deployment.database.tables, url),
     }
@@ -157,7 +140,7 @@ def _secret_columns(deployment: Deployment, row: Row[Any], body: EndpointUpdate,
     if not given & {"url", "headers", "signature_header", *CREDENTIALS}:
         return {}
     credentials = open_credentials(keyring, row).changed(body.credentials(), deployment.egress, deployment.clock.now())
-    stored = open_headers(keyring, row.headers_sealed)
+    stored = open_headers(keyring, row.row_id, row.headers_sealed)
     headers = dict(body.headers) if "headers" in given else stored
     by_name = {name.lower(): value for name, value in stored.items()}
     headers = {
@@ -166,9 +149,9 @@ def _secret_columns(deployment: Deployment, row: Row[Any], body: EndpointUpdate,
     signature_header = body.signature_header if "signature_header" in given else row.signature_header
     check_headers(signature_header, headers, url_shown, credentials)
     return {
-        "headers_sealed": seal_headers(keyring, headers),
+        "headers_sealed": seal_headers(keyring, row.row_id, headers),
         "header_names": json.dumps(list(headers)),
-        **(credentials.columns(keyring) if given.intersection(CREDENTIALS) else {}),
+        **(credentials.columns(keyring, row.row_id) if given.intersection(CREDENTIALS) else {}),
     }
 
 

@@ -8,12 +8,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dispatcher.errors import NotFound
 from dispatcher.ids import Kind, public_id, row_id
+from dispatcher.redaction import REDACTED
 from dispatcher.rules import json_text
 from dispatcher.service.models import ClientCertificate, Endpoint, EndpointWithSecret, TokenSource
 from dispatcher.service.scope import within
-from dispatcher.states import EndpointStatus, Profile, Reason, read_word
+from dispatcher.states import EndpointStatus, Profile, Reason, SignatureVersion, read_word
 from dispatcher.store.deployment import Deployment
-from dispatcher.store.endpoint_rows import REDACTED
 from dispatcher.store.signing_secrets import newest
 from dispatcher.store.tables import Tables
 
@@ -52,7 +52,7 @@ async def view_with_secret(
     endpoint = await view(connection, tables, endpoint_row)
     return EndpointWithSecret(
         **dict(endpoint),
-        secret=(await connection.run_sync(newest, tables, deployment.keyring, endpoint_row)).text,
+        secret=(await connection.run_sync(newest, tables, deployment.keyring, endpoint_row)).secret.text,
     )
 
 
@@ -71,6 +71,7 @@ def endpoint_view(row: Row[Any]) -> Endpoint:
         order_hold_s=row.order_hold_s,
         progress_interval_s=row.progress_interval_s,
         heartbeat_s=row.heartbeat_s,
+        signatures=json_text.read(row.signatures, list[SignatureVersion], [SignatureVersion.V1]),
         signature_header=row.signature_header,
         signature_prefix=row.signature_prefix,
         headers=dict.fromkeys(json_text.read(row.header_names, list[str], []), REDACTED),
@@ -83,6 +84,7 @@ def endpoint_view(row: Row[Any]) -> Endpoint:
         oauth2=_oauth2(row),
         job_id=row.job_id,
         expires_at=row.expires_at,
+        secret_staged_at=row.staged_at,
         created_at=row.created_at,
         updated_at=row.updated_at,
     )

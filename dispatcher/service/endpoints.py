@@ -9,13 +9,14 @@ from dispatcher.errors import Conflict, InvalidField
 from dispatcher.ids import Kind, public_id
 from dispatcher.rules.event_types import RESERVED_PREFIX
 from dispatcher.rules.own_events import HEARTBEAT
-from dispatcher.service.endpoint_changes import Action, delete, rotate_secret, set_status, update
+from dispatcher.service.endpoint_changes import Action, delete, set_status, update
 from dispatcher.service.endpoint_registration import create, create_callback
 from dispatcher.service.endpoint_views import endpoint_view, find, view
 from dispatcher.service.models import Endpoint, Page, Recover, RedeliveryAccepted, TestResult
 from dispatcher.service.pages import DEFAULT_PAGE, Order, fetch_page
 from dispatcher.service.redeliveries import start
 from dispatcher.service.scope import text_filter, within
+from dispatcher.service.secret_rotation import activate_secret, rotate_secret
 from dispatcher.states import DeliveryState, EndpointStatus
 from dispatcher.store.columns import RowId
 from dispatcher.store.deployment import Deployment
@@ -23,6 +24,7 @@ from dispatcher.store.tables import Tables
 
 __all__ = [
     "Action",
+    "activate_secret",
     "create",
     "create_callback",
     "delete",

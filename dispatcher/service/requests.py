@@ -96,7 +96,7 @@ class EndpointCreate(_EndpointRequest):
 
     model_config = ConfigDict(json_schema_extra=_with_aliases)
 
-    url: PlainText = Field(description=_URL, examples=["https://example.com/hook"])
+    url: PlainText = Field(description=_URL, examples=["https://example.com/hook"], repr=False)
     secret: SecretText | None = Field(
         default=None, description=_SECRET_OR_DEFAULT, examples=["s3cret-text"], repr=False
     )
@@ -108,7 +108,7 @@ class CallbackCreate(_EndpointRequest):
 
     model_config = ConfigDict(json_schema_extra=_with_aliases)
 
-    url: PlainText = Field(description=_URL, examples=["https://example.com/hook"])
+    url: PlainText = Field(description=_URL, examples=["https://example.com/hook"], repr=False)
     secret: SecretText | None = Field(
         default=None, description=_SECRET_OR_DEFAULT, examples=["s3cret-text"], repr=False
     )
@@ -132,7 +132,7 @@ class EndpointUpdate(_EndpointRequest):
 
     model_config = ConfigDict(json_schema_extra=_for_update)
 
-    url: PlainText = Field(default="", description=_URL, examples=["https://example.com/hook"])
+    url: PlainText = Field(default="", description=_URL, examples=["https://example.com/hook"], repr=False)
 
 
 class RotateSecret(GivenFields):
@@ -142,6 +142,15 @@ class RotateSecret(GivenFields):
     overlap_s: Annotated[float, Field(ge=0, le=30 * 86400.0, allow_inf_nan=False)] = Field(
         default=86400.0, description="Seconds for which the old secret signs too; 0 switches at once."
     )
+    stage: bool = Field(
+        default=False, description="Only show it: it signs nothing until it is activated, and then the overlap begins."
+    )
+
+
+class ActivateSecret(GivenFields):
+    """A staged secret is to sign."""
+
+    force: bool = Field(default=False, description="Whatever its receiver says: no test event is sent.")
 
 
 class TenantSecretSet(GivenFields):

@@ -12,6 +12,7 @@ from dispatcher.rules.kinds import EventKinds
 from dispatcher.settings import Settings
 from dispatcher.store.database import Database, open_database
 from dispatcher.store.endpoint_fields import endpoint_defaults
+from dispatcher.store.key_command import keys_of
 from dispatcher.store.keyring import KeyRing, key_file, key_path
 from dispatcher.store.tables import Tables
 
@@ -45,13 +46,18 @@ def open_deployment(settings: Settings, clock: Clock | None = None) -> Deploymen
     EventKinds(settings.event_kinds)
     database = open_database(settings, used)
     file = database.url.file
-    if not settings.secret_keys and file is not None:
+    if not settings.names_keys and file is not None:
         refuse_lost_key(file, database.tables)
     return Deployment(settings, database, open_keyring(settings, file), used)
 
 
 def open_keyring(settings: Settings, database_file: Path | None) -> KeyRing:
-    """The key ring of the settings, or the key file beside a SQLite database. Raises `InvalidSettings`."""
+    """The key ring of the settings, or the key file beside a SQLite database.
+
+    Runs the command that prints the keys, where the settings name one. Raises `InvalidSettings`, `ConfigurationError`.
+    """
+    if settings.secret_key_command is not None:
+        return KeyRing(keys_of(settings.secret_key_command.get_secret_value()))
     if settings.secret_keys:
         return KeyRing(settings.secret_keys)
     if database_file is None:

@@ -19,6 +19,11 @@ FIELDS = ("client_certificate", "client_key", "oauth2")
 #: The columns that are sealed, and what for.
 SEALED = {"client_identity_sealed": "client identity", "oauth2_sealed": "oauth2"}
 
+#: The columns of an endpoint that has none.
+NOTHING: dict[str, Any] = dict.fromkeys(
+    (*SEALED, "client_certificate_shown", "client_certificate_expires_at", "oauth2_shown")
+)
+
 #: What stands for a stored secret that is to stay.
 _KEPT = "***"
 
@@ -42,15 +47,15 @@ class EndpointCredentials:
             credentials = replace(credentials, oauth2=oauth2, token_url_shown=shown)
         return credentials
 
-    def columns(self, keyring: KeyRing) -> dict[str, Any]:
-        """The columns of `endpoints` that hold them."""
+    def columns(self, keyring: KeyRing, endpoint_row: int) -> dict[str, Any]:
+        """The columns of `endpoints` that hold them, sealed for this endpoint."""
         identity, oauth2 = self.identity, self.oauth2
         shown = identity.shown if identity is not None else {}
         return {
-            "client_identity_sealed": _sealed(keyring, "client_identity_sealed", identity),
+            "client_identity_sealed": _sealed(keyring, endpoint_row, "client_identity_sealed", identity),
             "client_certificate_shown": json.dumps(shown, ensure_ascii=False) if shown else None,
             "client_certificate_expires_at": identity.expires_at if identity is not None else None,
-            "oauth2_sealed": _sealed(keyring, "oauth2_sealed", oauth2),
+            "oauth2_sealed": _sealed(keyring, endpoint_row, "oauth2_sealed", oauth2),
             "oauth2_shown": None
             if oauth2 is None
             else json.dumps(
@@ -92,7 +97,7 @@ class EndpointCredentials:
 
 def open_credentials(keyring: KeyRing, row: Row[Any]) -> EndpointCredentials:
     """The credentials in a row of `endpoints`. Raises `Unreadable`, and `ValueError` or `TypeError` for nonsense."""
-    identity, oauth2 = (_opened(keyring, column, getattr(row, column)) for column in SEALED)
+    identity, oauth2 = (_opened(keyring, row.row_id, column, getattr(row, column)) for column in SEALED)
     return EndpointCredentials(
         ClientIdentity(**identity) if identity is not None else None,
         OAuth2(**oauth2) if oauth2 is not None else None,
@@ -100,9 +105,11 @@ def open_credentials(keyring: KeyRing, row: Row[Any]) -> EndpointCredentials:
     )
 
 
-def _sealed(keyring: KeyRing, column: str, credential: ClientIdentity | OAuth2 | None) -> bytes | None:
-    return None if credential is None else keyring.seal(json.dumps(asdict(credential)), SEALED[column])
+def _sealed(
+    keyring: KeyRing, endpoint_row: int, column: str, credential: ClientIdentity | OAuth2 | None
+) -> bytes | None:
+    return None if credential is None else keyring.seal(json.dumps(asdict(credential)), SEALED[column], endpoint_row)
 
 
-def _opened(keyring: KeyRing, column: str, sealed: bytes | None) -> dict[str, Any] | None:
-    return None if sealed is None else json.loads(keyring.open(sealed, SEALED[column]))
+def _opened(keyring: KeyRing, endpoint_row: int, column: str, sealed: bytes | None) -> dict[str, Any] | None:
+    return None if sealed is None else json.loads(keyring.open(sealed, SEALED[column], endpoint_row))

@@ -18,7 +18,7 @@ from dispatcher.rules.event_types import check_pattern
 from dispatcher.rules.headers import check_signature_header, check_signature_prefix, check_static_headers
 from dispatcher.rules.oauth2 import AuthMethod
 from dispatcher.settings import Settings
-from dispatcher.states import Profile
+from dispatcher.states import Profile, SignatureVersion
 from dispatcher.store import endpoint_credentials
 from dispatcher.store.endpoint_rows import ORDER_HOLD_S
 
@@ -46,6 +46,13 @@ def plain_text(text: str) -> str:
 
 def _patterns(patterns: list[str]) -> list[str]:
     return list(dict.fromkeys(check_pattern(pattern) for pattern in patterns))
+
+
+def _with_v1(versions: list[SignatureVersion]) -> list[SignatureVersion]:
+    if SignatureVersion.V1 not in versions:
+        raise InvalidField("signatures", "must hold v1, which every receiver of Standard Webhooks reads; add it")
+    # In this order, each once.
+    return [version for version in SignatureVersion if version in versions]
 
 
 PlainText = Annotated[str, vetted(plain_text)]
@@ -163,6 +170,12 @@ class EndpointFields(GivenFields):
         description="After so many seconds (10 or more) without a delivery it is sent a signed `webhook.heartbeat`, so"
         " that silence can be told from a failure. null: never.",
     )
+    signatures: Annotated[list[Annotated[SignatureVersion, Field(strict=False)]], vetted(_with_v1)] = Field(
+        default=[SignatureVersion.V1],
+        description="Signatures in `webhook-signature`: `v1` (HMAC-SHA256) always, `v1a` (ed25519) by choice, which"
+        " receivers verify with the endpoint's public keys.",
+        examples=[["v1", "v1a"]],
+    )
     signature_header: Annotated[str, vetted(check_signature_header)] | None = Field(
         default=None,
         description="A header that carries a hex HMAC-SHA256 of the body, in addition to Standard Webhooks' own.",
@@ -176,6 +189,7 @@ class EndpointFields(GivenFields):
         description="Static headers of every attempt. Values are secret: shown as `***`, and `***` sent back leaves"
         " them.",
         examples=[{"X-Api-Key": "…"}],
+        repr=False,
     )
     rate_limit: Annotated[float, Field(gt=0, le=100_000, allow_inf_nan=False)] | None = Field(
         default=None, description="The most attempts per second, in the whole deployment; null: no limit."
@@ -216,7 +230,7 @@ class EndpointFields(GivenFields):
             for name in EndpointFields.model_fields
             if name in self.model_fields_set and name not in endpoint_credentials.FIELDS
         }
-        for name in ("event_types", "retry_schedule"):
+        for name in ("event_types", "retry_schedule", "signatures"):
             if given.get(name) is not None:
                 given[name] = tuple(given[name])
         return given

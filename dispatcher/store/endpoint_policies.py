@@ -1,5 +1,6 @@
 """What an attempt needs to know of an endpoint, read and decrypted; secrets never leave this object's fields."""
 
+import base64
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -7,20 +8,23 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import select
 from sqlalchemy.engine import Row
 from yarl import URL
 
 from dispatcher.ids import Kind, public_id
 from dispatcher.rules.credentials import Credentials
+from dispatcher.rules.key_pairs import SigningKeys
 from dispatcher.rules.retry import RetryPolicy
-from dispatcher.rules.secrets import Secret
 from dispatcher.settings import Settings
 from dispatcher.store.database import Database
 from dispatcher.store.endpoint_credentials import open_credentials
-from dispatcher.store.endpoint_rows import open_headers
+from dispatcher.store.endpoint_rows import is_asymmetric, open_headers, open_url
 from dispatcher.store.keyring import KeyRing, Unreadable
 from dispatcher.store.signing_secrets import OWN, TENANTS, signing
+
+_SHORTEST_SECRET = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,17 +51,22 @@ class EndpointPolicy:
     good_until: datetime | None
     #: What few have beside a signature.
     credentials: Credentials | None = field(default=None, repr=False)
+    #: What signs `v1a`, in the keys' order, made once per policy; empty where the endpoint did not choose it.
+    private_keys: tuple[Ed25519PrivateKey, ...] = field(default=(), repr=False)
+    #: What an answer may repeat of the request and must not be kept: header values, and what is secret in the URL.
+    secret_texts: tuple[str, ...] = field(default=(), repr=False)
 
 
 async def check_keyring(database: Database, keyring: KeyRing) -> None:
     """Raises `Unreadable` when the ring does not open what is stored: better now than delivery by delivery."""
     tables = database.tables
-    for kept, purpose in ((tables.endpoint_secrets.c, OWN), (tables.tenant_secrets.c, TENANTS)):
-        newest = select(kept.sealed).order_by(kept.row_id.desc()).limit(1)
+    own, of_tenant = tables.endpoint_secrets.c, tables.tenant_secrets.c
+    for kept, owner, purpose in ((own, own.endpoint_row, OWN), (of_tenant, of_tenant.tenant, TENANTS)):
+        newest = select(kept.sealed, owner.label("owner")).order_by(kept.row_id.desc()).limit(1)
         async with database.read() as connection:
-            sealed = (await connection.execute(newest)).scalar_one_or_none()
-        if sealed is not None:
-            keyring.open(sealed, purpose)
+            found = (await connection.execute(newest)).one_or_none()
+        if found is not None:
+            keyring.open(found.sealed, purpose, found.owner)
 
 
 async def load_policy(
@@ -72,8 +81,8 @@ async def load_policy(
             ).one_or_none()
             if row is None or row.deleted_at is not None:
                 return None
-            secrets = await connection.run_sync(signing, tables, keyring, endpoint_row, row.tenant, database.now())
-        return _policy(row, secrets, keyring, settings)
+            signing_keys = await connection.run_sync(signing, tables, keyring, endpoint_row, row.tenant, database.now())
+        return _policy(row, signing_keys, keyring, settings)
     except (ValueError, TypeError, AttributeError, OverflowError) as error:
         # Not the error's own text, which may repeat a URL with its password.
         raise Unreadable(
@@ -83,25 +92,29 @@ async def load_policy(
 
 
 def _policy(
-    row: Row[Any], secrets: Sequence[tuple[Secret, datetime | None]], keyring: KeyRing, settings: Settings
+    row: Row[Any], signing_keys: Sequence[tuple[SigningKeys, datetime | None]], keyring: KeyRing, settings: Settings
 ) -> EndpointPolicy:
     schedule = json.loads(row.retry_schedule) if row.retry_schedule is not None else settings.retry_schedule
+    url = URL(open_url(keyring, row.row_id, row.url_sealed), encoded=True)
+    headers = open_headers(keyring, row.row_id, row.headers_sealed)
     return EndpointPolicy(
         endpoint_row=row.row_id,
         endpoint_id=public_id(Kind.ENDPOINT, row.row_id),
         tenant=row.tenant,
         version=row.version,
         profile=row.profile,
-        url=URL(keyring.open(row.url_sealed, "url"), encoded=True),
-        keys=tuple(secret.key for secret, _ in secrets),
-        legacy_key=secrets[-1][0].text_key,
+        url=url,
+        keys=tuple(each.secret.key for each, _ in signing_keys),
+        legacy_key=signing_keys[-1][0].secret.text_key,
         signature_header=row.signature_header,
         signature_prefix=row.signature_prefix,
-        headers=open_headers(keyring, row.headers_sealed),
+        headers=headers,
         retry=RetryPolicy(tuple(_seconds(delay) for delay in schedule), settings.retry_jitter),
         timeout_s=_seconds(row.timeout_s) if row.timeout_s is not None else settings.timeout.total_seconds(),
         hold_s=None if row.order_hold_s is None else _seconds(row.order_hold_s),
-        good_until=min((retires_at for _, retires_at in secrets if retires_at is not None), default=None),
+        private_keys=tuple(each.private_key for each, _ in signing_keys) if is_asymmetric(row.signatures) else (),
+        secret_texts=_secret_texts(url, headers),
+        good_until=min((retires_at for _, retires_at in signing_keys if retires_at is not None), default=None),
         credentials=_credentials(row, keyring),
     )
 
@@ -111,6 +124,22 @@ def _credentials(row: Row[Any], keyring: KeyRing) -> Credentials | None:
         return None
     stored = open_credentials(keyring, row)
     return Credentials(public_id(Kind.ENDPOINT, row.row_id), stored.identity, stored.oauth2)
+
+
+def _basic(url: URL) -> str:
+    return base64.b64encode(f"{url.user or ''}:{url.password or ''}".encode()).decode()
+
+
+def _secret_texts(url: URL, headers: Mapping[str, str]) -> tuple[str, ...]:
+    texts = list(headers.values())
+    if url.raw_password is not None:
+        texts += [url.raw_password, url.password or "", _basic(url)]
+    if url.raw_query_string:
+        texts += [part.partition("=")[2] for part in url.raw_query_string.split("&")] + list(url.query.values())
+    # The credentials of an Authorization header are repeated without their scheme too.
+    texts += [text.partition(" ")[2] for text in texts]
+    # Short ones say nothing, and would be found in every answer.
+    return tuple(sorted({text for text in texts if len(text) >= _SHORTEST_SECRET}, key=len, reverse=True))
 
 
 def _seconds(stored: float) -> float:

@@ -17,17 +17,24 @@ from sqlalchemy import Connection, delete, insert, select
 from sqlalchemy.sql.expression import ColumnElement
 
 from dispatcher.errors import InvalidField
+from dispatcher.redaction import REDACTED
 from dispatcher.rules.callback_url import CallbackUrl
+from dispatcher.rules.key_pairs import SigningKeys
 from dispatcher.rules.secrets import Secret
-from dispatcher.states import EndpointStatus, Profile
-from dispatcher.store import signing_secrets
+from dispatcher.states import EndpointStatus, Profile, SignatureVersion
+from dispatcher.store import endpoint_credentials, signing_secrets, staged_secrets
 from dispatcher.store.endpoint_credentials import EndpointCredentials
 from dispatcher.store.keyring import KeyRing
 from dispatcher.store.tables import Tables
 from dispatcher.store.tables.declaring import insert_if_absent
 
-#: What a header's value reads as once it is stored; sent back, it leaves the value as it is.
-REDACTED = "***"
+#: The columns of an endpoint that is deleted: what is secret goes, the rest stays for what names it.
+WIPED: dict[str, Any] = {
+    "url_sealed": b"",
+    "headers_sealed": None,
+    **staged_secrets.NOTHING,
+    **endpoint_credentials.NOTHING,
+}
 
 #: How long a failing head holds its lane unless the endpoint says otherwise, in seconds.
 ORDER_HOLD_S = 900.0
@@ -50,6 +57,7 @@ class NewEndpoint:
     order_hold_s: float | None = ORDER_HOLD_S
     progress_interval_s: float | None = None
     heartbeat_s: float | None = None
+    signatures: tuple[SignatureVersion, ...] = (SignatureVersion.V1,)
     signature_header: str | None = None
     signature_prefix: str = ""
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -127,7 +135,7 @@ def insert_endpoint(
             tenant=new.tenant,
             version=(replaced or 0) + 1,
             destination_row=destination_row(connection, tables, new.url),
-            url_sealed=keyring.seal(new.url.text, "url"),
+            url_sealed=seal_url(keyring, new.row_id, new.url),
             url_shown=new.url.shown,
             description=new.description,
             event_types=event_types_text(new.event_types),
@@ -139,16 +147,17 @@ def insert_endpoint(
             heartbeat_s=new.heartbeat_s,
             # Looked at soon, and put off to when it is really due.
             heartbeat_due_at=None if new.heartbeat_s is None else now,
+            signatures=signatures_text(new.signatures),
             signature_header=new.signature_header,
             signature_prefix=new.signature_prefix,
-            headers_sealed=seal_headers(keyring, new.headers),
+            headers_sealed=seal_headers(keyring, new.row_id, new.headers),
             header_names=json.dumps(list(new.headers)),
             rate_limit=new.rate_limit,
             max_in_flight=new.max_in_flight,
             retry_schedule=schedule_text(new.retry_schedule),
             timeout_s=new.timeout_s,
             metadata=json.dumps(dict(new.metadata), ensure_ascii=False),
-            **new.credentials.columns(keyring),
+            **new.credentials.columns(keyring, new.row_id),
             job_id=new.job_id,
             expires_at=new.expires_at,
             catch_up=new.job_id is not None,
@@ -163,7 +172,8 @@ def insert_endpoint(
     if stored is None:
         return False
     if not (new.takes_default and signing_secrets.has_default(connection, tables, new.tenant)):
-        signing_secrets.store_own(connection, tables, keyring, new.row_id, new.secret, now)
+        keys = SigningKeys.beside(new.secret)
+        signing_secrets.store_own(connection, tables, keyring, new.row_id, keys, now)
     connection.execute(insert(tables.endpoint_state).values(endpoint_row=new.row_id))
     subscribe(connection, tables, new.row_id)
     return True
@@ -212,14 +222,34 @@ def event_types_text(patterns: Sequence[str]) -> str:
     return json.dumps(list(dict.fromkeys(patterns)))
 
 
-def seal_headers(keyring: KeyRing, headers: Mapping[str, str]) -> bytes | None:
-    """The static headers, encrypted; null when there are none."""
-    return keyring.seal(json.dumps(dict(headers)), "headers") if headers else None
+def signatures_text(versions: Sequence[SignatureVersion]) -> str:
+    """Signatures as their column keeps them: a JSON list."""
+    return json.dumps(list(versions))
 
 
-def open_headers(keyring: KeyRing, sealed: bytes | None) -> dict[str, str]:
+def is_asymmetric(signatures: str) -> bool:
+    """Whether a column of signatures asks for `v1a` beside `v1`."""
+    return SignatureVersion.V1A in json.loads(signatures)
+
+
+def seal_url(keyring: KeyRing, endpoint_row: int, url: CallbackUrl) -> bytes:
+    """The URL, encrypted for this endpoint."""
+    return keyring.seal(url.text, "url", endpoint_row)
+
+
+def open_url(keyring: KeyRing, endpoint_row: int, sealed: bytes) -> str:
+    """The URL again, as it was given. Raises `Unreadable`."""
+    return keyring.open(sealed, "url", endpoint_row)
+
+
+def seal_headers(keyring: KeyRing, endpoint_row: int, headers: Mapping[str, str]) -> bytes | None:
+    """The static headers, encrypted for this endpoint; null when there are none."""
+    return keyring.seal(json.dumps(dict(headers)), "headers", endpoint_row) if headers else None
+
+
+def open_headers(keyring: KeyRing, endpoint_row: int, sealed: bytes | None) -> dict[str, str]:
     """The static headers again. Raises `Unreadable`."""
-    headers: dict[str, str] = json.loads(keyring.open(sealed, "headers")) if sealed else {}
+    headers: dict[str, str] = json.loads(keyring.open(sealed, "headers", endpoint_row)) if sealed else {}
     return headers
 
 

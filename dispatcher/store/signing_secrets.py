@@ -7,13 +7,14 @@ from sqlalchemy import Connection, delete, exists, insert, or_, select, update
 from sqlalchemy.sql.expression import ColumnElement
 
 from dispatcher.errors import Conflict
+from dispatcher.rules.key_pairs import SigningKeys
 from dispatcher.rules.secrets import Secret
 from dispatcher.states import EndpointStatus
 from dispatcher.store.keyring import KeyRing, Unreadable
 from dispatcher.store.tables import Tables
 from dispatcher.store.tables.declaring import insert_if_absent
 
-#: What a secret is sealed for.
+#: What a secret, with its key pair, is sealed for: an endpoint by its row, or a tenant by its name.
 OWN = "secret"
 TENANTS = "tenant secret"
 
@@ -26,13 +27,13 @@ def store_own(
     tables: Tables,
     keyring: KeyRing,
     endpoint_row: int,
-    secret: Secret,
+    keys: SigningKeys,
     now: datetime | ColumnElement[Any],
 ) -> None:
     """Gives an endpoint a secret of its own, beside those that it has."""
     connection.execute(
         insert(tables.endpoint_secrets).values(
-            endpoint_row=endpoint_row, sealed=keyring.seal(secret.text, OWN), created_at=now
+            endpoint_row=endpoint_row, sealed=keyring.seal(keys.text, OWN, endpoint_row), created_at=now
         )
     )
 
@@ -43,37 +44,37 @@ def has_default(connection: Connection, tables: Tables, tenant: str) -> bool:
     return bool(connection.scalar(select(exists().where(kept.tenant == tenant, kept.retires_at.is_(None)))))
 
 
-def newest(connection: Connection, tables: Tables, keyring: KeyRing, endpoint_row: int) -> Secret:
-    """What an endpoint's receiver is to verify with: its own secret, or its tenant's. Raises `Unreadable`."""
+def newest(connection: Connection, tables: Tables, keyring: KeyRing, endpoint_row: int) -> SigningKeys:
+    """What an endpoint's receiver is to verify with: its own, or its tenant's. Raises `Unreadable`."""
     own, of_tenant, e = tables.endpoint_secrets.c, tables.tenant_secrets.c, tables.endpoints.c
     sealed = connection.scalar(
         select(own.sealed).where(own.endpoint_row == endpoint_row).order_by(own.row_id.desc()).limit(1)
     )
     if sealed is not None:
-        return Secret(keyring.open(sealed, OWN))
-    sealed = connection.scalar(
-        select(of_tenant.sealed)
+        return _read(keyring, sealed, OWN, endpoint_row)
+    found = connection.execute(
+        select(of_tenant.sealed, of_tenant.tenant)
         .join(tables.endpoints, e.tenant == of_tenant.tenant)
         .where(e.row_id == endpoint_row)
         .order_by(of_tenant.row_id.desc())
         .limit(1)
-    )
-    if sealed is None:
+    ).one_or_none()
+    if found is None:
         raise Unreadable("an endpoint has no secret; rotate it to give it one")
-    return Secret(keyring.open(sealed, TENANTS))
+    return _read(keyring, found.sealed, TENANTS, found.tenant)
 
 
 def signing(
     connection: Connection, tables: Tables, keyring: KeyRing, endpoint_row: int, tenant: str, now: ColumnElement[Any]
-) -> list[tuple[Secret, datetime | None]]:
-    """The secrets that sign now, the newest first, up to `MOST_SIGNING`, each with when it stops.
+) -> list[tuple[SigningKeys, datetime | None]]:
+    """What signs now, the newest first, up to `MOST_SIGNING`, each with when it stops.
 
     Raises `Unreadable`.
     """
     own, of_tenant = tables.endpoint_secrets.c, tables.tenant_secrets.c
-    for kept, whose, purpose in (
-        (own, own.endpoint_row == endpoint_row, OWN),
-        (of_tenant, of_tenant.tenant == tenant, TENANTS),
+    for kept, whose, purpose, owner in (
+        (own, own.endpoint_row == endpoint_row, OWN, endpoint_row),
+        (of_tenant, of_tenant.tenant == tenant, TENANTS, tenant),
     ):
         rows = connection.execute(
             select(kept.sealed, kept.retires_at)
@@ -82,7 +83,7 @@ def signing(
             .limit(MOST_SIGNING)
         ).all()
         if rows:
-            return [(Secret.parse(keyring.open(sealed, purpose)), retires_at) for sealed, retires_at in rows]
+            return [(_read(keyring, sealed, purpose, owner), retires_at) for sealed, retires_at in rows]
     raise Unreadable("an endpoint has no secret; rotate it to give it one")
 
 
@@ -91,7 +92,7 @@ def rotate_own(
     tables: Tables,
     keyring: KeyRing,
     endpoint_row: int,
-    new: Secret,
+    new: SigningKeys,
     now: datetime,
     overlap: timedelta,
 ) -> None:
@@ -131,7 +132,7 @@ def rotate_default(
     kept, e = tables.tenant_secrets, tables.endpoints
     live = (kept.c.tenant == tenant, kept.c.retires_at.is_(None))
     current = connection.scalar(select(kept.c.sealed).where(*live).with_for_update())
-    if current is not None and keyring.open(current, TENANTS) == new.text:
+    if current is not None and _read(keyring, current, TENANTS, tenant).secret.text == new.text:
         return False
     if overlap:
         connection.execute(update(kept).where(*live).values(retires_at=now + overlap))
@@ -139,7 +140,7 @@ def rotate_default(
         connection.execute(delete(kept).where(kept.c.tenant == tenant))
     made = connection.scalar(
         insert_if_absent(connection, kept)
-        .values(tenant=tenant, sealed=keyring.seal(new.text, TENANTS), created_at=now)
+        .values(tenant=tenant, sealed=keyring.seal(SigningKeys.beside(new).text, TENANTS, tenant), created_at=now)
         .on_conflict_do_nothing()
         .returning(kept.c.row_id)
     )
@@ -153,3 +154,7 @@ def rotate_default(
             .values(version=e.c.version + 1)
         )
     return True
+
+
+def _read(keyring: KeyRing, sealed: bytes, purpose: str, owner: object) -> SigningKeys:
+    return SigningKeys.read(keyring.open(sealed, purpose, owner))

@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from dispatcher.a2a import OutboxPushNotificationConfigStore
 from dispatcher.ids import Kind, public_id
 from dispatcher.outbox.publish import producer_settings
+from dispatcher.rules.key_pairs import SigningKeys
 from dispatcher.service import endpoint_changes
 from dispatcher.states import DeliveryState, Reason
 from dispatcher.store.endpoint_status import disable
@@ -138,7 +139,8 @@ async def test_a_config_keeps_its_secret_when_it_is_set_again(outpost: Outpost, 
     for _ in range(2):
         await store.set_info("task_1", config(), ANNA)
     [sealed] = await outpost.rows("endpoint_secrets")
-    assert outpost.deployment.keyring.open(sealed.sealed, "secret") == "the secret of anna 1"
+    opened = outpost.deployment.keyring.open(sealed.sealed, "secret", sealed.endpoint_row)
+    assert SigningKeys.read(opened).secret.text == "the secret of anna 1"
     [row] = await endpoints(outpost)
     assert row.tenant == "acme"
 

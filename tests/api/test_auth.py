@@ -34,9 +34,9 @@ async def test_every_route_but_the_public_ones_wants_a_key(api: Api) -> None:
             assert answered.headers["WWW-Authenticate"].startswith("Bearer")
 
 
-async def test_the_public_routes_are_exactly_those_of_the_contract() -> None:
+async def test_the_public_routes_are_exactly_those_of_the_contract_and_public_keys() -> None:
     public = {route.path for route in ROUTES if route.scope is Scope.PUBLIC}
-    assert public == {"/healthz", "/readyz", "/openapi.json", "/docs"}
+    assert public == {"/healthz", "/readyz", "/openapi.json", "/docs", "/.well-known/jwks.json"}
 
 
 @pytest.mark.parametrize(

@@ -215,8 +215,8 @@ async def test_a_rotated_secret_is_shown_once(api: Api) -> None:
     generated = await api.post(f"/v1/endpoints/{identifier}/rotate-secret")
     assert generated.json["secret"].startswith("whsec_")
     assert "secret" not in (await api.get(f"/v1/endpoints/{identifier}")).json
-    staged = await api.post(f"/v1/endpoints/{identifier}/rotate-secret", {"stage": True})
-    assert (staged.status, staged.pointers) == (422, ["#/stage"])
+    unknown = await api.post(f"/v1/endpoints/{identifier}/rotate-secret", {"staged": True})
+    assert (unknown.status, unknown.pointers) == (422, ["#/staged"])
 
 
 async def test_a_test_event_is_sent_and_its_outcome_told(api: Api, receiver: Receiver) -> None:

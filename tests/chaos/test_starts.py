@@ -5,11 +5,15 @@ import os
 import signal
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import bindparam, text
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dispatcher.clock import SystemClock
+from dispatcher.rules.key_pairs import SigningKeys
+from dispatcher.rules.secrets import Secret
+from dispatcher.store.signing_secrets import OWN
 from tests.chaos.worker import Worker
-from tests.outpost import SECRET_KEY, Outpost
+from tests.outpost import SECRET_KEY, Outpost, Registered
 from tests.receiver import Receiver
 
 ROWS = int(os.environ.get("CHAOS_ROWS", "1000000"))
@@ -35,6 +39,21 @@ BACKLOGS = {
     "left in flight by a dispatcher that died": {"waiting": "false", "due_at": "NULL", "lane": "NULL"},
     "events not fanned out": None,
 }
+
+
+async def _seal_copies(connection: AsyncConnection, outpost: Outpost, one: Registered, url: str) -> None:
+    """What is sealed is bound to its row: each copy has its own."""
+    ring, endpoints, secrets = outpost.deployment.keyring, outpost.tables.endpoints, outpost.tables.endpoint_secrets
+    copies = [number + (1 << 40) for number in range(ENDPOINTS)]
+    keys = SigningKeys.beside(Secret(one.secret)).text
+    await connection.execute(
+        endpoints.update().where(endpoints.c.row_id == bindparam("of_row")).values(url_sealed=bindparam("sealed_url")),
+        [{"of_row": row, "sealed_url": ring.seal(url, "url", row)} for row in copies],
+    )
+    await connection.execute(
+        secrets.update().where(secrets.c.endpoint_row == bindparam("of_row")).values(sealed=bindparam("sealed_keys")),
+        [{"of_row": row, "sealed_keys": ring.seal(keys, OWN, row)} for row in copies],
+    )
 
 
 async def _fill(outpost: Outpost, receiver: Receiver, backlog: str) -> None:
@@ -70,6 +89,7 @@ async def _fill(outpost: Outpost, receiver: Receiver, backlog: str) -> None:
                 f"INSERT INTO {table} ({', '.join(columns)}) SELECT {values} FROM {table} CROSS JOIN"
                 f" {numbers(ENDPOINTS)} WHERE {key} = {one.row}"
             )
+        await _seal_copies(connection, outpost, one, receiver.url("/hook"))
         await run(
             "INSERT INTO subscriptions (tenant, pattern, job_id, endpoint_row)"
             f" SELECT 'default', '{matching}', '', n + {1 << 40} FROM {numbers(ENDPOINTS)}"

@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 import signal
+from pathlib import Path
 
 import aiohttp
 
@@ -36,6 +37,8 @@ async def test_it_serves_delivers_and_stops_cleanly_on_sigterm(
             event_id = (await published.json())["id"]
         (request,) = await receiver.wait_for(1, "/hook")
         assert request.headers["webhook-id"] == event_id
+        # What it would leave there has everybody's signing keys.
+        assert re.search(r"Max core file size +0 ", Path(f"/proc/{process.process.pid}/limits").read_text())
         await process.line('"delivery.attempted"')
         process.process.send_signal(signal.SIGTERM)
         assert await process.end() == 0

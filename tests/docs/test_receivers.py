@@ -18,7 +18,8 @@ from standardwebhooks.webhooks import WebhookVerificationError
 from dispatcher.clock import SystemClock
 from dispatcher.rules.a2a_bodies import OTHERWISE, STATES
 from dispatcher.rules.bodies import EventFacts, body_headers, frozen_profile, render
-from dispatcher.states import Profile
+from dispatcher.service import public_keys
+from dispatcher.states import Profile, SignatureVersion
 from tests.docs.pages import ROOT, blocks
 from tests.docs.python_blocks import python_of
 from tests.npm import node_modules
@@ -80,6 +81,21 @@ async def test_each_way_to_verify_in_python_tells_a_genuine_request(genuine: Gen
         assert names["event_of"](body, headers, known)["data"] == {"percentage": 40}
         with pytest.raises(WebhookVerificationError):
             names["event_of"](genuine.changed, headers, known)
+
+
+async def test_the_public_key_tells_a_genuine_request(sqlite_url: str, receiver: Receiver) -> None:
+    outpost = Outpost(sqlite_url, SystemClock())
+    try:
+        endpoint = await outpost.endpoint(receiver.url("/hook"), signatures=tuple(SignatureVersion))
+        [key] = (await public_keys.of_endpoint(outpost.deployment, endpoint.id, tenant=None)).data
+        async with outpost.dispatcher():
+            await outpost.publish("job.progress", data='{"percentage": 40}')
+            [sent] = await receiver.wait_for(1)
+    finally:
+        await outpost.close()
+    async with python_of(_PAGE) as names:
+        assert names["check_with_public_key"](sent.body, sent.headers, key.public_key) == 200
+        assert names["check_with_public_key"](sent.body + b" ", sent.headers, key.public_key) == 401
 
 
 async def test_the_flask_receiver_takes_what_is_genuine_only(genuine: Genuine, monkeypatch: pytest.MonkeyPatch) -> None:

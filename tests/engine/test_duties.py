@@ -13,7 +13,7 @@ from dispatcher.engine.duties import Duties, scheduler_of
 from dispatcher.engine.endpoint_book import EndpointBook
 from dispatcher.engine.recorder import Recorder
 from dispatcher.rules.verdict import Outcome
-from dispatcher.service import dead_letters, endpoint_changes, redeliveries
+from dispatcher.service import dead_letters, redeliveries, secret_rotation
 from dispatcher.service.models import DeadLetterRedeliver, RotateSecret
 from dispatcher.states import AttemptError, DeliveryState, EndpointStatus, Reason, RunState
 from dispatcher.store import duty_rows, endpoint_status, gauges
@@ -279,7 +279,7 @@ async def test_what_a_process_that_died_left_waiting_for_a_disabled_endpoint_is_
 
 async def test_a_secret_is_forgotten_when_its_overlap_has_ended(outpost: Outpost, clock: FakeClock) -> None:
     endpoint = await outpost.endpoint()
-    await endpoint_changes.rotate_secret(
+    await secret_rotation.rotate_secret(
         outpost.deployment, endpoint.id, RotateSecret.read({"overlap_s": 100}), tenant=None
     )
     kept = []

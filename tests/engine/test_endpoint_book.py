@@ -7,7 +7,7 @@ from sqlalchemy import event
 
 from dispatcher.engine import endpoint_book
 from dispatcher.engine.endpoint_book import EndpointBook
-from dispatcher.service import endpoint_changes
+from dispatcher.service import secret_rotation
 from dispatcher.service.models import RotateSecret
 from dispatcher.store.keyring import Unreadable
 from tests.clock import FakeClock
@@ -46,7 +46,7 @@ async def test_a_policy_that_was_read_at_an_older_version_is_not_known_at_a_newe
 
 async def test_a_policy_is_read_anew_when_its_old_key_stops_signing(outpost: Outpost, clock: FakeClock) -> None:
     endpoint = await outpost.endpoint()
-    await endpoint_changes.rotate_secret(
+    await secret_rotation.rotate_secret(
         outpost.deployment, endpoint.id, RotateSecret.read({"overlap_s": 60}), tenant=None
     )
     book = EndpointBook(outpost.deployment)

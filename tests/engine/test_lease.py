@@ -55,3 +55,18 @@ async def test_an_attempt_is_sent_only_while_its_lease_lives(outpost: Outpost, r
     assert len(receiver.received()) == lives
     assert finished.outcome is (Outcome.DELIVERED if lives else Outcome.INTERRUPTED)
     assert finished.error is (None if lives else AttemptError.INTERRUPTED)
+
+
+async def test_each_row_that_is_taken_is_told(outpost: Outpost, clock: FakeClock) -> None:
+    told: list[int] = []
+
+    async def tell(row: int) -> None:
+        told.append(row)
+
+    async with outpost.store() as store:
+        lease = Lease(store, clock, 10.0, tell)
+        await lease.take()
+        first = store.dispatcher_row
+        clock.advance(11)
+        await lease.renew()
+        assert told == [first, store.dispatcher_row]

@@ -7,7 +7,8 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 from dispatcher import VerificationError, prepare_sqlite, publish, register_callback, verify
-from dispatcher.service import endpoint_changes, endpoints, tenants
+from dispatcher.rules.key_pairs import SigningKeys
+from dispatcher.service import endpoints, secret_rotation, tenants
 from dispatcher.service.models import CallbackCreate, EndpointCreate, EndpointWithSecret, RotateSecret, TenantSecretSet
 from dispatcher.store.endpoint_policies import check_keyring
 from dispatcher.store.keyring import KeyRing, Unreadable
@@ -120,7 +121,7 @@ async def test_an_endpoint_that_rotates_its_secret_has_its_own_from_then_on(
 
         assert await signed() == {OLD}
         rotation = RotateSecret.read({"secret": OWN, "overlap_s": 100})
-        await endpoint_changes.rotate_secret(outpost.deployment, endpoint.id, rotation, tenant="acme")
+        await secret_rotation.rotate_secret(outpost.deployment, endpoint.id, rotation, tenant="acme")
         assert await signed() == {OLD, OWN}
         # The tenant's goes another way now, and what it signed with before goes on for the overlap.
         await _set(outpost, NEW, overlap_s=0)
@@ -166,7 +167,8 @@ async def test_it_is_sealed_at_rest_and_in_no_representation(outpost: Outpost) -
     await _set(outpost, OLD)
     (row,) = await outpost.rows("tenant_secrets")
     assert OLD.encode() not in row.sealed
-    assert outpost.deployment.keyring.open(row.sealed, "tenant secret") == OLD
+    opened = outpost.deployment.keyring.open(row.sealed, "tenant secret", "acme")
+    assert SigningKeys.read(opened).secret.text == OLD
     body = TenantSecretSet.read({"secret": OLD})
     answer = await tenants.set_secret(outpost.deployment, "acme", body)
     assert OLD not in repr(body) + repr(answer)
@@ -214,7 +216,7 @@ async def test_of_many_rotations_that_overlap_the_newest_secrets_sign(outpost: O
     own = await _endpoint(outpost, receiver.url("/own"), secret=secrets[0])
     for secret in secrets[1:]:
         await _set(outpost, secret)
-        await endpoint_changes.rotate_secret(
+        await secret_rotation.rotate_secret(
             outpost.deployment, own.id, RotateSecret.read({"secret": secret}), tenant="acme"
         )
     await outpost.publish("a", tenant="acme")

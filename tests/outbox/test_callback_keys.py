@@ -11,6 +11,7 @@ from sqlalchemy.pool import NullPool
 
 from dispatcher import Callback, ConfigurationError, InvalidField, prepare_sqlite, register_callback
 from dispatcher.clock import SystemClock
+from dispatcher.rules.key_pairs import SigningKeys
 from dispatcher.settings import load
 from dispatcher.store.deployment import open_deployment
 from tests.outbox.conftest import sync_url
@@ -43,8 +44,8 @@ async def test_without_a_key_the_file_beside_the_sqlite_database_seals(
     environment.setenv("DISPATCHER_DATABASE_URL", sqlite_outpost.settings.database_url)
     ring = open_deployment(load(), SystemClock()).keyring
     [endpoint], [secret] = await sqlite_outpost.rows("endpoints"), await sqlite_outpost.rows("endpoint_secrets")
-    assert ring.open(secret.sealed, "secret") == callback.secret
-    assert ring.open(endpoint.url_sealed, "url") == URL
+    assert SigningKeys.read(ring.open(secret.sealed, "secret", endpoint.row_id)).secret.text == callback.secret
+    assert ring.open(endpoint.url_sealed, "url", endpoint.row_id) == URL
 
 
 async def test_the_key_file_of_another_database_seals_nothing(
@@ -65,7 +66,8 @@ async def test_a_key_in_the_environment_needs_no_other_setting(
 ) -> None:
     callback = _register(engine)
     [secret] = await outpost.rows("endpoint_secrets")
-    assert outpost.deployment.keyring.open(secret.sealed, "secret") == callback.secret
+    opened = outpost.deployment.keyring.open(secret.sealed, "secret", secret.endpoint_row)
+    assert SigningKeys.read(opened).secret.text == callback.secret
     assert not list(tmp_path.glob("*.key"))
 
 

@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, async_scoped_session, async_sess
 from sqlalchemy.orm import Session
 
 from dispatcher import Callback, ConfigurationError, publish, register_callback
+from dispatcher.rules.key_pairs import SigningKeys
 from tests.outbox.waiting import blocked
 from tests.outpost import Outpost
 
@@ -68,7 +69,8 @@ async def test_it_can_be_registered_again_after_its_transaction_rolled_back(outp
         session.commit()
     assert kept.endpoint_id == lost.endpoint_id
     [row] = await outpost.rows("endpoint_secrets")
-    assert outpost.deployment.keyring.open(row.sealed, "secret") == kept.secret != lost.secret
+    opened = outpost.deployment.keyring.open(row.sealed, "secret", row.endpoint_row)
+    assert SigningKeys.read(opened).secret.text == kept.secret != lost.secret
 
 
 async def test_a_repeated_registration_in_the_same_transaction_has_the_stored_secret(

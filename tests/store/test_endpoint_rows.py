@@ -37,6 +37,7 @@ def test_a_retry_schedule_survives_its_column(schedule: list[float] | None) -> N
 
 def test_headers_survive_their_column_and_none_takes_no_ciphertext() -> None:
     ring = KeyRing((b"k" * 32,))
-    assert open_headers(ring, seal_headers(ring, {"X-A": "ü", "x-b": ""})) == {"X-A": "ü", "x-b": ""}
-    assert seal_headers(ring, {}) is None
-    assert open_headers(ring, None) == {}
+    sealed = seal_headers(ring, 1, {"X-A": "ü", "x-b": ""})
+    assert open_headers(ring, 1, sealed) == {"X-A": "ü", "x-b": ""}
+    assert seal_headers(ring, 1, {}) is None
+    assert open_headers(ring, 1, None) == {}

@@ -33,6 +33,32 @@ def test_what_was_sealed_for_one_column_does_not_open_in_another() -> None:
         OLD.open(OLD.seal("x", "url"), "secret")
 
 
+def test_what_was_sealed_for_one_owner_does_not_open_for_another() -> None:
+    with pytest.raises(Unreadable):
+        OLD.open(OLD.seal("x", "url", 1), "url", 2)
+
+
+def test_what_is_rewrapped_opens_with_the_new_key_alone_and_its_content_was_not_touched() -> None:
+    sealed = OLD.seal("a secret", "secret", 7)
+    rewrapped = NEW.rewrap(sealed)
+    alone = KeyRing(NEW.keys[:1])
+    assert alone.open(rewrapped, "secret", 7) == "a secret"
+    body = len("a secret") + 16
+    assert rewrapped[-body:] == sealed[-body:]
+    assert rewrapped[:-body] != sealed[:-body]
+    with pytest.raises(Unreadable):
+        OLD.open(rewrapped, "secret", 7)
+    with pytest.raises(Unreadable):
+        alone.rewrap(sealed)
+
+
+def test_a_value_says_which_key_wraps_it_and_nothing_about_the_key() -> None:
+    [key_id] = OLD.key_ids
+    assert OLD.seal("x", "url")[1:9] == key_id
+    assert OLD.keys[0] not in OLD.seal("x", "url")
+    assert NEW.key_ids[1] == key_id
+
+
 @given(st.integers(0, 1000), st.integers(1, 255))
 def test_a_changed_byte_is_noticed(place: int, change: int) -> None:
     sealed = bytearray(OLD.seal("a secret", "secret"))

@@ -49,6 +49,7 @@ def declare_endpoints(declaring: Declaring) -> dict[str, Table]:
         Column("heartbeat_event", RowId),
         #: Ahead of now by as much as deaths here were told of faster than one by one.
         Column("deaths_told_until", UtcTime),
+        Column("signatures", Text, nullable=False, server_default='["v1"]'),
         Column("signature_header", Text),
         Column("signature_prefix", Text, nullable=False, server_default=""),
         Column("headers_sealed", LargeBinary),
@@ -70,6 +71,10 @@ def declare_endpoints(declaring: Declaring) -> dict[str, Table]:
         Column("catch_up", Boolean, nullable=False, server_default=text("false")),
         Column("idempotency_key", Text),
         Column("request_digest", Text),
+        #: A secret that was shown and signs nothing yet, since when, and how long the former will sign beside it.
+        Column("staged_sealed", LargeBinary),
+        Column("staged_at", UtcTime),
+        Column("staged_overlap_s", Float),
         Column("created_at", UtcTime, nullable=False, server_default=DatabaseNow()),
         Column("updated_at", UtcTime, nullable=False, server_default=DatabaseNow()),
         Column("deleted_at", UtcTime),

@@ -29,6 +29,8 @@ def declare_running(declaring: Declaring) -> dict[str, Table]:
         Column("name", Text, nullable=False),
         Column("started_at", UtcTime, nullable=False, server_default=DatabaseNow()),
         Column("leased_until", UtcTime, nullable=False),
+        #: The ids of the keys in its ring, in hex and separated by commas: what it could decrypt.
+        Column("key_ids", Text),
         sqlite_autoincrement=True,
     )
     #: Periodic duties: whoever moves `next_run_at` does the duty.

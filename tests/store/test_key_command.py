@@ -1,0 +1,67 @@
+"""The key ring from a command: run without a shell, within a time, and never repeated in an error."""
+
+import base64
+import shlex
+import sys
+
+import pytest
+
+from dispatcher.errors import ConfigurationError, InvalidSettings
+from dispatcher.settings import load
+from dispatcher.store import key_command
+from dispatcher.store.deployment import open_deployment
+from dispatcher.store.key_command import keys_of
+
+ONE, TWO = b"1" * 32, b"2" * 32
+TEXT = f"{base64.b64encode(ONE).decode()}\n{base64.b64encode(TWO).decode()}\n"
+
+
+def python(code: str) -> str:
+    return shlex.join([sys.executable, "-c", code])
+
+
+def test_what_it_prints_is_the_ring_by_lines_or_commas() -> None:
+    assert keys_of(python(f"print({TEXT!r})")) == (ONE, TWO)
+    assert keys_of(python(f"print({TEXT.strip().replace(chr(10), ', ')!r})")) == (ONE, TWO)
+
+
+def test_a_deployment_seals_with_its_first_key(sqlite_url: str) -> None:
+    settings = load(database_url=sqlite_url, secret_key_command=python(f"print({TEXT!r})"))
+    assert open_deployment(settings).keyring.keys == (ONE, TWO)
+    assert TEXT.split()[0] not in repr(settings)
+
+
+def test_no_shell_reads_it(capfd: pytest.CaptureFixture[str]) -> None:
+    shown = python(f"import sys; sys.stderr.write(repr(sys.argv[1:])); print({TEXT!r})")
+    assert keys_of(f"{shown} '$HOME' ';' echo '|' cat") == (ONE, TWO)
+    assert capfd.readouterr().err == "['$HOME', ';', 'echo', '|', 'cat']"
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("", "names no command"),
+        ("'unfinished", "quote it"),
+        ("/nowhere/vault read", "cannot be run .*No such file.*no shell"),
+        (python("raise SystemExit(3)"), "exit code 3"),
+        (python("print('SECRET-but-no-key')"), "is not base64 of 32 bytes"),
+        (python("pass"), "holds no key"),
+        (python("import sys; sys.stdout.buffer.write(bytes([255]))"), "no text"),
+        (python("print('SECRET' * 10000)"), "over 8192 characters"),
+    ],
+)
+def test_what_goes_wrong_is_said_with_what_to_do_and_without_what_it_printed(command: str, words: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"DISPATCHER_SECRET_KEY_COMMAND.*{words}") as refused:
+        keys_of(command)
+    assert "SECRET" not in str(refused.value).replace("DISPATCHER_SECRET_KEY", "")
+
+
+def test_it_is_ended_when_its_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(key_command, "LIMIT_S", 0.05)
+    with pytest.raises(ConfigurationError, match=r"did not end within 0\.05 s"):
+        keys_of(python("import time; time.sleep(60)"))
+
+
+def test_it_stands_in_for_the_keys_and_not_beside_them() -> None:
+    with pytest.raises(InvalidSettings, match=r"^DISPATCHER_SECRET_KEY and DISPATCHER_SECRET_KEY_COMMAND are both set"):
+        load(secret_key=TEXT.split()[0], secret_key_command="true")

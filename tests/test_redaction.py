@@ -1,0 +1,141 @@
+"""Redaction: what looks like a secret, or is one of the settings', becomes `***`, and nothing else does."""
+
+import base64
+import io
+import json
+import logging
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from dispatcher import logs, redaction
+from dispatcher.engine.endpoint_book import EndpointBook
+from dispatcher.redaction import keep_out, redact, without_echoes
+from dispatcher.rules.key_pairs import SigningKeys
+from dispatcher.rules.secrets import Secret
+from dispatcher.rules.signing import signature_header
+from dispatcher.settings import load
+from tests.outpost import Outpost
+from tests.process import process_as_before
+
+TOKEN = signature_header([b"k"], "evt_1", 1, b"{}")
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("GET https://u:pa-ss@host/x?token=abc&b=c#d", "GET https://u:***@host/x?token=***&b=***#d"),
+        ("postgresql+asyncpg://app:p%40ss@db:5432/x", "postgresql+asyncpg://app:***@db:5432/x"),
+        ("a secret whsec_bg3Knq62KErlPJu7W3ZaWLqX7IxkOEaGxXCae0CISWw= in a text", "a secret whsec_*** in a text"),
+        ("key whk_AbC-dEf_0123456789", "key whk_***"),
+        ("Authorization: Bearer abc.def-123", "Authorization: Bearer ***"),
+        ("Basic dXNlcjpwYXNz", "Basic ***"),
+        ("dsn password=hidden1 host=db", "dsn password=*** host=db"),
+        ("Config(client_secret='a b c', n=1)", "Config(client_secret=***, n=1)"),
+        (f"webhook-signature: {TOKEN}", "webhook-signature: v1,***"),
+        (f"?token=job_{'a' * 80}", "?token=***"),
+    ],
+)
+def test_what_looks_like_a_secret_is_taken_out(text: str, shown: str) -> None:
+    assert redact(text) == shown
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "secret: is the one that signs already; give another, or none and one is made",
+        "make one with: echo whsec_$(openssl rand -base64 32)",
+        "send the header `Authorization: Bearer KEY`",
+        "write sqlite:///dispatcher.db or postgresql://user@host/name",
+        "evt_4f9c2d1ab0e84c53b7a1c0d2e3f40516 of job_1 to ep_es30gn327c04a",
+        "GET /v1/jobs/{job_id}/events?after=",
+        "a token of the endpoint, and its password",
+    ],
+)
+def test_what_people_are_told_stays(text: str) -> None:
+    assert redact(text) == text
+
+
+def test_the_settings_own_secrets_are_taken_out_wherever_they_stand(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(redaction, "_own", set())
+    key = "QkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkI="
+    load(
+        admin_key="admin-Key-0123456789",
+        secret_key=f"{key}, {key}",
+        database_url="postgresql://app:p%40ss-w0rd-of-ours@host/name",
+    )
+    assert (
+        redact(f"x admin-Key-0123456789 y {key} z p@ss-w0rd-of-ours, p%40ss-w0rd-of-ours") == "x *** y *** z ***, ***"
+    )
+
+
+def test_a_word_and_what_is_short_are_no_secrets_to_look_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(redaction, "_own", set())
+    keep_out(["dispatcher", "pass1", "", None])
+    assert redact("dispatcher.started with pass1") == "dispatcher.started with pass1"
+
+
+@pytest.mark.parametrize("log_format", ["json", "console"])
+def test_an_exceptions_text_is_redacted_in_the_log(log_format: logs.Format) -> None:
+    stream = io.BytesIO()
+    with process_as_before():
+        logs.configure(log_format, "info", stream)
+        try:
+            raise ValueError("https://user:hidden-1@host/hook?token=hidden-2")
+        except ValueError:
+            logs.logger("dispatcher.test").exception("failed")
+    assert b"hidden" not in stream.getvalue()
+    assert b"ValueError" in stream.getvalue()
+
+
+def test_inside_an_app_its_handlers_are_given_no_exception_to_write(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "dispatcher"):
+        try:
+            raise ValueError("https://user:hidden-1@host/hook?token=hidden-2")
+        except ValueError:
+            logs.logger("dispatcher.test").exception("failed")
+    assert "ValueError: https://user:***@host/hook?token=***" in caplog.text
+    assert "hidden" not in caplog.text
+
+
+def test_no_representation_shows_a_key() -> None:
+    keys = SigningKeys.beside(Secret("s3cret-text"))
+    assert "s3cret" not in f"{keys!r} {keys.secret!r}"
+    assert "pass-w0rd" not in repr(load(database_url="postgresql://app:pass-w0rd@host/name"))
+
+
+async def test_what_an_answer_repeats_of_its_request_is_not_kept(sqlite_outpost: Outpost) -> None:
+    endpoint = await sqlite_outpost.endpoint(
+        "http://user:p%40ss-w0rd@127.0.0.1:8000/?token=t0ken%2Fa&n=1",
+        headers={"X-Api-Key": "k3y-value", "Authentication": "Bearer b3arer", "X-Short": "on"},
+    )
+    policy = await EndpointBook(sqlite_outpost.deployment).read(endpoint.row)
+    assert policy is not None
+    basic = base64.b64encode(b"user:p@ss-w0rd").decode()
+    for hidden in ("k3y-value", "b3arer", "p%40ss-w0rd", "p@ss-w0rd", basic, "t0ken%2Fa", "t0ken/a", TOKEN):
+        kept = without_echoes(f"on: {hidden} is wrong", policy.secret_texts)
+        assert "***" in kept
+        assert hidden not in kept
+    assert without_echoes("on 1", policy.secret_texts) == "on 1"
+
+
+_PIECES = st.sampled_from(
+    [
+        *("password=", "token='", "'", '"', "\\", "://", "u:", "p@", "?a=", "x", " ", "\n", "&b=", "v1,"),
+        "Bearer abcdefghi",
+        "whsec_abcdefgh12",
+    ]
+)
+
+
+@given(st.lists(_PIECES, max_size=30).map("".join))
+@example("password='x")
+@example('password=x"y')
+def test_a_redacted_line_is_still_json(text: str) -> None:
+    stream = io.BytesIO()
+    with process_as_before():
+        logs.configure("json", "info", stream)
+        logs.logger("dispatcher.test").info("said", text=text, after='it\'s "kept"')
+    line = json.loads(stream.getvalue())
+    assert (line["event"], line["after"]) == ("said", 'it\'s "kept"')
