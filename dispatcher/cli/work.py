@@ -30,10 +30,10 @@ _PAGE_CONNECTIONS = 100
 
 def work(*, processes: int, port: int | None, host: str | None, until_idle: bool, supervised: bool) -> None:
     """Works until SIGTERM or SIGINT, or until nothing is due now. Raises `DispatcherError`."""
-    settings = load(**given(host=host))
+    settings = load(**given(host=host, work_port=port))
     check_file(settings)
     logs.configure(settings.log_format, settings.log_level)
-    shown_on = None if supervised else settings.work_port if port is None else port
+    shown_on = None if supervised else settings.work_port
     if processes == 1:
         open_files.allow(settings.max_in_flight)
         run(_work(settings, shown_on, until_idle, supervised))

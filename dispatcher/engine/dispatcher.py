@@ -317,7 +317,7 @@ class Running:
 
     def _on_ended(self, ended: Ended) -> None:
         self._recorder.put(ended)
-        if ended.finished.outcome is Outcome.RETRY and ended.finished.delay_s is not None:
+        if ended.finished.delay_s is not None:
             self._claiming.retry_at(ended.finished.delay_s)
         if ended.frees_room:
             self._claiming.room_made(1)

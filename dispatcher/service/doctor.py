@@ -13,7 +13,7 @@ from dispatcher.service.moments import moment_now
 from dispatcher.settings import Settings
 from dispatcher.states import Reason
 from dispatcher.store.database import Database, open_database
-from dispatcher.store.deployment import open_keyring
+from dispatcher.store.deployment import egress_rules, open_keyring
 from dispatcher.store.endpoint_fields import endpoint_defaults
 from dispatcher.store.migrate import check
 from dispatcher.store.signing_secrets import OWN, TENANTS
@@ -93,17 +93,25 @@ def _examine_defaults(settings: Settings) -> Finding:
 
 
 def _examine_egress(settings: Settings) -> Finding:
+    try:
+        rules = egress_rules(settings)
+    except ConfigurationError as error:
+        return Finding("egress", False, str(error), "correct the setting that is named")
     schemes = "http and https" if settings.allow_http else "https only"
     networks = ", ".join(str(network) for network in settings.allow_networks)
+    denied = ", ".join(str(network) for network in settings.deny_networks)
     told = ", ".join(settings.egress_addresses) or "none (set DISPATCHER_EGRESS_ADDRESSES for receivers' allow lists)"
     parts = [
         schemes,
         f"public addresses and {networks}" if networks else "public addresses only",
+        *([f"never {denied}"] if denied else []),
+        *([f"only to {', '.join(settings.allow_hosts)}"] if settings.allow_hosts else []),
+        *([f"through the proxy {rules.proxy.shown}, which resolves names"] if rules.proxy is not None else []),
         f"addresses told to receivers: {told}",
     ]
     proxies = [name for name in _PROXY_VARIABLES if os.environ.get(name)]
     if proxies:
-        parts.append(f"{', '.join(proxies)} is ignored: deliveries connect directly")
+        parts.append(f"{', '.join(proxies)} is ignored: DISPATCHER_PROXY names a proxy for deliveries")
     return Finding("egress", True, "; ".join(parts))
 
 

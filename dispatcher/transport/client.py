@@ -11,11 +11,12 @@ from yarl import URL
 
 from dispatcher.rules.egress import EgressRules
 from dispatcher.rules.retry import retry_after_s
-from dispatcher.rules.verdict import Exchange
+from dispatcher.rules.verdict import PROXY_FORGIVEN, Exchange
 from dispatcher.states import AttemptError
 from dispatcher.transport.deadlines import Deadlines
 from dispatcher.transport.failures import classify
 from dispatcher.transport.message import Answer, Wire
+from dispatcher.transport.tunnel import CancelledAtProxy, ProxyFailed
 from dispatcher.transport.wire import AiohttpWire
 
 #: So much of an answer is read, and so much of that is kept, in bytes.
@@ -56,10 +57,14 @@ class HttpClient:
         task = self._deadlines.set(request.timeout_s)
         try:
             answer = await self._wire.post(request.url, request.headers, request.body)
-        except asyncio.CancelledError:
-            if self._deadlines.lift(task):
-                return Exchange(status=None, error=AttemptError.TIMEOUT)
-            raise
+        except asyncio.CancelledError as error:
+            if not self._deadlines.lift(task):
+                raise
+            if isinstance(error, CancelledAtProxy):
+                return _unsent(ProxyFailed("has not answered in time", PROXY_FORGIVEN))
+            return Exchange(status=None, error=AttemptError.TIMEOUT)
+        except ProxyFailed as error:
+            return _unsent(error)
         except Exception as error:  # noqa: BLE001 - `classify` raises what is not the receiver's
             return Exchange(status=None, error=classify(error))
         finally:
@@ -89,6 +94,10 @@ def _wire(kind: Kind, rules: EgressRules, resolver: AbstractResolver | None, con
             return LeanWire(rules, resolver, **limits, read_limit=READ_LIMIT)
         case _:
             assert_never(kind)
+
+
+def _unsent(error: ProxyFailed) -> Exchange:
+    return Exchange(status=None, error=AttemptError.INTERNAL, excerpt=str(error), forgiven=error.forgiven)
 
 
 def _excerpt(answer: Answer) -> str:
