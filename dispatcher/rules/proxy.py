@@ -25,19 +25,11 @@ class Proxy:
         """Reads `http://user:password@host:port`. Raises `InvalidSettings`, which shows no password."""
         try:
             parts = urlsplit(text)
-            host, port = parts.hostname, parts.port
+            host, port = parts.hostname or "", parts.port or 0
         except ValueError:
-            parts = host = port = None
-        if (
-            parts is None
-            or parts.scheme != "http"
-            or not host
-            or not _HOST.fullmatch(host)
-            or port is None
-            or parts.path not in ("", "/")
-            or parts.query
-            or parts.fragment
-        ):
+            parts, host, port = urlsplit(""), "", 0
+        rest = parts.path.strip("/") + parts.query + parts.fragment
+        if parts.scheme != "http" or not port or rest or not _HOST.fullmatch(host):
             raise InvalidSettings(
                 "DISPATCHER_PROXY is no proxy that can be used; write it like http://proxy.example.com:3128 or"
                 " http://user:password@proxy.example.com:3128 (percent-encode what is special in the password)"

@@ -78,7 +78,7 @@ async def _ask(made: socket.socket, request: bytes) -> int | None:
         if len(head) > HEAD_LIMIT:
             return None
     status = answered(head)
-    if status is not None and 200 <= status < 300 and not head.endswith(b"\r\n\r\n"):
+    if status is not None and 200 <= status < 300 and head.partition(b"\r\n\r\n")[2]:
         # It would be taken for the receiver's answer, which nobody has asked yet.
         return None
     return status
