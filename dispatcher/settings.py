@@ -171,6 +171,11 @@ class Settings(BaseSettings):
     no_proxy: Texts = Field(
         (), description="Hosts that are connected to directly all the same: names, `*.example.com`, CIDRs."
     )
+    verify_endpoints: bool = Field(
+        False,
+        description="Send to a callback URL only after it has answered a challenge, so that nobody points deliveries at"
+        " somebody else; producers need it too.",
+    )
     egress_addresses: Texts = Field(
         (), description="The addresses that deliveries come from, told to receivers under /v1/egress."
     )

@@ -94,6 +94,7 @@ def register_callback(
         secret=chosen,
         takes_default=secret is None,
         job_id=job_id,
+        unproved=settings.verify_endpoints,
         **{**endpoint_defaults(settings), **given},
     )
     declared = tables(settings.schema_name, settings.table_prefix)

@@ -61,6 +61,10 @@ class Endpoint(Answer):
     metadata: dict[str, str]
     job_id: str | None = Field(description="The job that it is bound to, if it is a callback.")
     expires_at: Moment | None
+    verified_at: Moment | None = Field(
+        description="When its receiver last proved that it wants what is sent to it; where that is demanded, an endpoint"
+        " without it is `paused`."
+    )
     created_at: Moment
     updated_at: Moment
 
@@ -240,6 +244,16 @@ class TestResult(Answer):
     __test__ = False
 
     delivered: bool
+    status: int | None
+    duration_ms: float
+    error: AttemptError | None
+
+
+class VerifyResult(Answer):
+    """What a challenge came to."""
+
+    verified: bool = Field(description="Whether the answer repeated the challenge.")
+    verified_at: Moment | None
     status: int | None
     duration_ms: float
     error: AttemptError | None

@@ -86,6 +86,7 @@ def _vetted(deployment: Deployment, body: EndpointCreate | CallbackCreate, row_i
         url=CallbackUrl.parse(body.url, deployment.egress),
         secret=Secret.parse(body.secret) if body.secret is not None else Secret.generate(),
         takes_default=body.secret is None,
+        unproved=deployment.settings.verify_endpoints,
         **fields,
     )
 

@@ -81,6 +81,7 @@ def endpoint_view(row: Row[Any]) -> Endpoint:
         metadata=json_text.read(row.metadata, dict[str, str], {}),
         job_id=row.job_id,
         expires_at=row.expires_at,
+        verified_at=row.verified_at,
         created_at=row.created_at,
         updated_at=row.updated_at,
     )

@@ -23,6 +23,7 @@ from dispatcher.service.answers import (
     Stats,
     TenantSecret,
     TestResult,
+    VerifyResult,
     Waiting,
 )
 from dispatcher.service.job_answers import (
@@ -98,6 +99,7 @@ __all__ = [
     "TenantSecretSet",
     "TestResult",
     "UnreadableJson",
+    "VerifyResult",
     "Waiting",
     "WaitingDelivery",
     "parse_event",
