@@ -95,6 +95,7 @@ async def _supervise(settings: Settings, processes: int, port: int | None, until
                 until_idle=until_idle,
                 grace_s=settings.shutdown_grace.total_seconds(),
                 metrics_directory=metrics_directory,
+                pages_port=port,
             )
             async with AsyncExitStack() as stack:
                 if port is not None:

@@ -93,9 +93,7 @@ async def challenge_all(deployment: Deployment, endpoint_rows: Iterable[int]) ->
         try:
             return (await challenge(deployment, endpoint_row)).verified
         except (NotFound, Unreadable, StoreUnavailable) as error:
-            log.warning(
-                "endpoint.not_challenged", endpoint_id=public_id(Kind.ENDPOINT, endpoint_row), error=str(error)
-            )
+            log.warning("endpoint.not_challenged", endpoint_id=public_id(Kind.ENDPOINT, endpoint_row), error=str(error))
             return False
 
     return any(await asyncio.gather(*(one(endpoint_row) for endpoint_row in endpoint_rows)))

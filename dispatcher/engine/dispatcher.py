@@ -22,7 +22,6 @@ from dispatcher.engine.straight import StraightWay
 from dispatcher.engine.vitals import Condition, Vitals
 from dispatcher.errors import StoreUnavailable
 from dispatcher.logs import logger
-from dispatcher.rules.verdict import Outcome
 from dispatcher.settings import Settings, load
 from dispatcher.store import migrate
 from dispatcher.store.database import Database

@@ -5,12 +5,12 @@ whatever DNS said before. What is denied stays denied, whatever else allows it; 
 is allowed though it is not public.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import NamedTuple
 
 from dispatcher.rules import ports
-from dispatcher.rules.hosts import METADATA_NAMES, Hosts, literal, loopback_name, private_name
+from dispatcher.rules.hosts import METADATA_NAMES, NO_HOSTS, Hosts, literal, loopback_name, private_name
 from dispatcher.rules.proxy import Proxy
 from dispatcher.rules.special_addresses import METADATA, V4_MAPPED, carried, special, translated
 from dispatcher.units import format_ports
@@ -43,7 +43,7 @@ class EgressRules:
     allow_networks: tuple[Network, ...]
     deny_networks: tuple[Network, ...] = ()
     #: Where it names any, no other host is sent to.
-    allow_hosts: Hosts = Hosts()
+    allow_hosts: Hosts = NO_HOSTS
     allow_ports: tuple[tuple[int, int], ...] = ports.USUAL
     #: None: those of well-known services.
     deny_ports: tuple[tuple[int, int], ...] | None = None
@@ -56,7 +56,7 @@ class EgressRules:
     #: None: connections are made directly.
     proxy: Proxy | None = None
     #: What is connected to directly though there is a proxy.
-    no_proxy: Hosts = field(default=Hosts())
+    no_proxy: Hosts = NO_HOSTS
 
     def target_refusal(self, scheme: str, host: str, port: int) -> Refusal | None:
         """None if a URL's scheme, host (lower case, without brackets) and port may be sent to, as far as can be said
@@ -135,7 +135,9 @@ class EgressRules:
 
     def proxied(self, host: str) -> Proxy | None:
         """The proxy by which a host is reached, if it is by one."""
-        return None if self.proxy is None or host in self.no_proxy else self.proxy
+        if self.proxy is None or host.lower().rstrip(".") in self.no_proxy:
+            return None
+        return self.proxy
 
     def _refusal(self, address: IPv4Address | IPv6Address) -> Refusal | None:
         if any(address in network for network in self.deny_networks):

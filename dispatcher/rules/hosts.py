@@ -26,8 +26,8 @@ METADATA_NAMES = frozenset(
         "instance-data.ec2.internal",
     }
 )
-#: Below these there are private networks only (RFC 6761, 6762, 7686, 8375, and what ICANN keeps free).
-_PRIVATE_SUFFIXES = (".local", ".internal", ".home.arpa", ".localdomain", ".lan", ".intranet", ".onion", ".invalid")
+#: Below these there are private networks only (RFC 6762, 7686, 8375, and what ICANN keeps free).
+_PRIVATE_SUFFIXES = (".local", ".internal", ".home.arpa", ".localdomain", ".lan", ".intranet", ".onion")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +69,9 @@ class Hosts:
             return True
         address = literal(host) if self.networks else None
         return address is not None and any(address in network for network in self.networks)
+
+
+NO_HOSTS = Hosts()
 
 
 def literal(host: str) -> IPv4Address | IPv6Address | None:

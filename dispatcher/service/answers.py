@@ -62,8 +62,8 @@ class Endpoint(Answer):
     job_id: str | None = Field(description="The job that it is bound to, if it is a callback.")
     expires_at: Moment | None
     verified_at: Moment | None = Field(
-        description="When its receiver last proved that it wants what is sent to it; where that is demanded, an endpoint"
-        " without it is `paused`."
+        description="When its receiver last proved that it wants what is sent to it; where that is demanded, an"
+        " endpoint without it is `paused`."
     )
     created_at: Moment
     updated_at: Moment

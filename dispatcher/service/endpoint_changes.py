@@ -77,8 +77,8 @@ async def set_status(deployment: Deployment, endpoint_id: str, action: Action, *
             raise Conflict(f"the endpoint is disabled ({row.disabled_reason}); enable it first")
         if after is EndpointStatus.ENABLED and deployment.settings.verify_endpoints and row.verified_at is None:
             raise Conflict(
-                "its owner has not proved yet to want what is sent to it; POST …/verify (`endpoints verify`) asks again,"
-                " and enables it when it answers the challenge"
+                "its owner has not proved yet to want what is sent to it; POST …/verify (`endpoints verify`) asks"
+                " again, and enables it when it answers the challenge"
             )
         if before is not after:
             values: dict[str, Any] = {"status": after, "disabled_reason": None}

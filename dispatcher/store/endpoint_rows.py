@@ -94,7 +94,8 @@ def callback_row(tenant: str, job_id: str, url: str) -> int:
 def insert_endpoint(
     connection: Connection, tables: Tables, keyring: KeyRing, new: NewEndpoint, now: datetime | ColumnElement[Any]
 ) -> bool:
-    """Stores an endpoint, enabled unless it is unproved, with its secret, state and subscriptions; to be run inside a transaction.
+    """Stores an endpoint, enabled unless it is unproved, with its secret, state and subscriptions; to be run inside a
+    transaction.
 
     Returns false, and changes nothing of it, when the row or the tenant's idempotency key exists already. A
     deleted endpoint's row is taken over under a higher version.

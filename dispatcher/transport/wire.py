@@ -49,7 +49,7 @@ class _Connector(aiohttp.TCPConnector):
         self, req: aiohttp.ClientRequest, traces: list[Any], timeout: aiohttp.ClientTimeout
     ) -> ResponseHandler:
         host, port = req.url.raw_host, req.url.port
-        if host is None or port is None or self._rules.proxied(host.lower()) is None:
+        if host is None or port is None or self._rules.proxied(host) is None:
             return await super()._create_connection(req, traces, timeout)
         return await self._dialer.dial(Place(host, port, req.is_ssl()), self._factory)
 

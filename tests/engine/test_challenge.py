@@ -108,7 +108,9 @@ async def test_a_proof_on_demand_enables_and_another_url_needs_another(demanding
     assert (moved.status, moved.verified_at) == (EndpointStatus.PAUSED, None)
 
 
-async def test_a_url_that_changed_during_its_challenge_has_proved_nothing(demanding: Outpost, receiver: Receiver) -> None:
+async def test_a_url_that_changed_during_its_challenge_has_proved_nothing(
+    demanding: Outpost, receiver: Receiver
+) -> None:
     deployment = demanding.deployment
     made = await _registered(demanding, receiver.url("/hook"))
 

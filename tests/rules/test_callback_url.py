@@ -42,6 +42,7 @@ ACCEPTED = [
     ("https://t0ken@example.com/h", "https://***@example.com/h", "https://example.com:443"),
 ]
 
+
 @pytest.mark.parametrize(("text", "shown", "destination"), ACCEPTED)
 def test_what_clients_send_is_kept_byte_for_byte(text: str, shown: str | None, destination: str) -> None:
     url = CallbackUrl.parse(text, STRICT)

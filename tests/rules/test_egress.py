@@ -318,7 +318,9 @@ def test_where_hosts_are_listed_nothing_else_is_sent_to(host: str, allowed: bool
         assert "DISPATCHER_ALLOW_NETWORKS" in refusal.remedy
 
 
-@pytest.mark.parametrize("entry", ["*", "*.", "a..b", "http://a.example", "a.example:443", "a.*.example", "ü.example", "10.0.0.1/8"])
+@pytest.mark.parametrize(
+    "entry", ["*", "*.", "a..b", "http://a.example", "a.example:443", "a.*.example", "ü.example", "10.0.0.1/8"]
+)
 def test_what_is_no_host_is_no_entry_of_a_list(entry: str) -> None:
     with pytest.raises(InvalidSettings, match="DISPATCHER_NO_PROXY"):
         Hosts.parse([entry], "DISPATCHER_NO_PROXY")

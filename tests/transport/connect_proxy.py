@@ -17,6 +17,8 @@ class ConnectProxy:
         self.answer = answer
         #: Each request for a tunnel, its head.
         self.requests: list[str] = []
+        #: Set when there was one.
+        self.asked = asyncio.Event()
         self.tunnels = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -40,6 +42,7 @@ class ConnectProxy:
         try:
             head = (await reader.readuntil(b"\r\n\r\n")).decode()
             self.requests.append(head)
+            self.asked.set()
             if self.answer is None:
                 await reader.read()
             elif not self.answer.startswith(b"HTTP/1.1 2"):

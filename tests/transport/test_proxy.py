@@ -30,9 +30,7 @@ def through(proxy: ConnectProxy | int, credentials: str = "", rules: EgressRules
 
 
 def failed(why: str, forgiven: float = PROXY_FORGIVEN) -> Exchange:
-    return Exchange(
-        status=None, error=AttemptError.INTERNAL, excerpt=f"the egress proxy {why}", forgiven=forgiven
-    )
+    return Exchange(status=None, error=AttemptError.INTERNAL, excerpt=f"the egress proxy {why}", forgiven=forgiven)
 
 
 async def test_a_plain_request_goes_through_a_tunnel_that_is_used_again(opened: Open) -> None:
@@ -108,9 +106,7 @@ async def test_the_proxy_is_not_asked_for_what_is_refused(opened: Open, url: str
     ],
     ids=lambda value: repr(value[:14]) if isinstance(value, bytes) else "",
 )
-async def test_a_proxy_that_makes_no_tunnel_has_failed_itself(
-    opened: Open, answer: bytes, expected: Exchange
-) -> None:
+async def test_a_proxy_that_makes_no_tunnel_has_failed_itself(opened: Open, answer: bytes, expected: Exchange) -> None:
     async with ConnectProxy(answer) as proxy, RawReceiver() as receiver:
         assert await post(opened(through(proxy)), receiver.url(host="receiver.example")) == expected
     assert receiver.requests == []
@@ -144,8 +140,7 @@ async def test_a_cancelled_post_at_the_proxy_travels_on(kind: Kind) -> None:
         client = HttpClient(through(proxy), connect_timeout_s=20, kind=kind)
         sending = asyncio.create_task(post(client, "http://receiver.example/"))
         async with asyncio.timeout(10):
-            while not proxy.requests:
-                await asyncio.sleep(0)
+            await proxy.asked.wait()
         sending.cancel()
         with pytest.raises(asyncio.CancelledError):
             await sending
