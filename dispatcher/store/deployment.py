@@ -3,6 +3,7 @@
 import sqlite3
 from contextlib import closing
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv6Network
 from pathlib import Path
 
@@ -90,9 +91,7 @@ def refuse_lost_key(database_file: Path, tables: Tables) -> None:
 def egress_rules(settings: Settings) -> EgressRules:
     """The egress rules of the settings. Raises `InvalidSettings`."""
     proxy = None if settings.proxy is None else Proxy.parse(settings.proxy.get_secret_value())
-    services = set(parse_database_url(settings.database_url).servers)
-    if proxy is not None:
-        services.add((proxy.host, proxy.port))
+    services = _servers(settings.database_url) | ({(proxy.host, proxy.port)} if proxy is not None else set())
     # A port of the API that nobody named may be somebody else's: not every process that has these settings serves it.
     listening = {settings.work_port, settings.port if "port" in settings.model_fields_set else None}
     return EgressRules(
@@ -104,7 +103,13 @@ def egress_rules(settings: Settings) -> EgressRules:
         deny_ports=settings.deny_ports,
         nat64_prefixes=tuple(prefix for prefix in settings.nat64_prefixes if isinstance(prefix, IPv6Network)),
         own_ports=frozenset(port for port in listening if port),
-        own_services=frozenset(services),
+        own_services=services,
         proxy=proxy,
         no_proxy=Hosts.parse(settings.no_proxy, "DISPATCHER_NO_PROXY"),
     )
+
+
+@lru_cache(maxsize=8)
+def _servers(database_url: str) -> frozenset[tuple[str, int]]:
+    # Reading a URL takes longer than all else that is asked for each callback that is registered.
+    return frozenset(parse_database_url(database_url).servers)

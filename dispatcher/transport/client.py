@@ -9,15 +9,19 @@ from aiohttp.abc import AbstractResolver
 from msgspec import Struct
 from yarl import URL
 
+from dispatcher.logs import logger
 from dispatcher.rules.egress import EgressRules
 from dispatcher.rules.retry import retry_after_s
 from dispatcher.rules.verdict import PROXY_FORGIVEN, Exchange
 from dispatcher.states import AttemptError
 from dispatcher.transport.deadlines import Deadlines
 from dispatcher.transport.failures import classify
+from dispatcher.transport.guard import Blocked
 from dispatcher.transport.message import Answer, Wire
 from dispatcher.transport.tunnel import CancelledAtProxy, ProxyFailed
 from dispatcher.transport.wire import AiohttpWire
+
+log = logger("dispatcher.egress")
 
 #: So much of an answer is read, and so much of that is kept, in bytes.
 READ_LIMIT = 16 * 1024
@@ -65,6 +69,9 @@ class HttpClient:
             return Exchange(status=None, error=AttemptError.TIMEOUT)
         except ProxyFailed as error:
             return _unsent(error)
+        except Blocked as error:
+            log.warning("egress.blocked", host=request.url.raw_host, why=str(error))
+            return Exchange(status=None, error=AttemptError.BLOCKED)
         except Exception as error:  # noqa: BLE001 - `classify` raises what is not the receiver's
             return Exchange(status=None, error=classify(error))
         finally:

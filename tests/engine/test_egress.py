@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from dispatcher.errors import InvalidField
+from dispatcher.errors import InvalidField, InvalidSettings
 from dispatcher.rules.callback_url import CallbackUrl
 from dispatcher.states import AttemptError, DeliveryState, Reason
 from dispatcher.store.deployment import egress_rules
@@ -62,6 +62,17 @@ def test_a_port_of_the_api_that_nobody_named_is_not_taken_for_ours() -> None:
     assert egress_rules(loopback_settings("sqlite:///a.db")).own_ports == frozenset()
     assert egress_rules(loopback_settings("sqlite:///a.db", port=8080, work_port=9000)).own_ports == {8080, 9000}
     assert egress_rules(loopback_settings("sqlite:///a.db", port=0)).own_ports == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("proxy", "socks5://proxy:1080"), ("allow_hosts", "http://a.example/"), ("no_proxy", "a b")],
+)
+def test_a_wrong_setting_keeps_a_process_from_starting_and_names_itself(
+    sqlite_url: str, clock: FakeClock, setting: str, value: str
+) -> None:
+    with pytest.raises(InvalidSettings, match=f"DISPATCHER_{setting.upper()}"):
+        Outpost(sqlite_url, clock, **{setting: value})
 
 
 async def test_what_the_proxy_alone_keeps_back_costs_no_retry_and_speaks_against_nobody(

@@ -159,5 +159,17 @@ async def test_a_name_that_is_refused_is_not_even_resolved(
     assert sockets_made == []
 
 
+async def test_the_log_says_which_rule_refused_and_how_to_allow_it(
+    client_with: Callable[..., HttpClient], caplog: pytest.LogCaptureFixture
+) -> None:
+    url = "http://u:s3cret@receiver.example/?t=t0ken"
+    assert await _error(client_with(PUBLIC, ["10.1.2.3"]), url) is AttemptError.BLOCKED
+    (written,) = [record.getMessage() for record in caplog.records if "egress.blocked" in record.getMessage()]
+    for words in ("receiver.example", "a private network", "DISPATCHER_ALLOW_NETWORKS"):
+        assert words in written
+    for secret in ("s3cret", "t0ken"):
+        assert secret not in written
+
+
 async def test_an_answer_without_an_address_is_a_name_that_is_not_known(client_with: Callable[..., HttpClient]) -> None:
     assert await _error(client_with(PUBLIC, []), "http://receiver.example/") is AttemptError.DNS
