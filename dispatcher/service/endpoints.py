@@ -20,6 +20,7 @@ from dispatcher.states import DeliveryState, EndpointStatus
 from dispatcher.store.columns import RowId
 from dispatcher.store.deployment import Deployment
 from dispatcher.store.tables import Tables
+from dispatcher.store.verification import may_challenge
 
 __all__ = [
     "Action",
@@ -122,13 +123,21 @@ async def send_test(deployment: Deployment, endpoint_id: str, *, tenant: str | N
 async def verify(deployment: Deployment, endpoint_id: str, *, tenant: str | None) -> VerifyResult:
     """Sends a challenge now and waits for the answer; one that repeats it enables a paused endpoint.
 
-    Raises `NotFound`, and `Conflict` while it is disabled.
+    Raises `NotFound`, and `Conflict` while it is disabled, or where its host was challenged often just now.
     """
     tables = deployment.database.tables
     async with deployment.database.read() as connection:
         endpoint = await find(connection, tables, endpoint_id, tenant)
     if endpoint.status == EndpointStatus.DISABLED and endpoint.verified_at is not None:
         raise Conflict(f"the endpoint is disabled ({endpoint.disabled_reason}), and proved already; enable it")
+    if endpoint.verified_at is None:
+        # Who asks may not be who would get it.
+        rate = deployment.settings.unverified_rate
+        async with deployment.database.begin() as connection:
+            if not await may_challenge(connection, deployment.database, endpoint.destination_row, rate):
+                raise Conflict(
+                    "too much is sent to this host just now that it has not asked for; try again in a second"
+                )
     # Only here, as above.
     from dispatcher.engine.challenge import challenge
 

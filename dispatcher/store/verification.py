@@ -80,6 +80,33 @@ async def take_due(connection: AsyncConnection, database: Database) -> Due:
     return Due(challenge, given_up)
 
 
+async def may_challenge(connection: AsyncConnection, database: Database, destination_row: int, rate: float) -> bool:
+    """Whether one more challenge may go to a destination now, of `rate` a second that strangers' URLs may cause there;
+    spends it.
+    """
+    d = database.tables.destinations.c
+    row = (
+        await connection.execute(
+            select(d.tokens, d.tokens_at, database.now().label("now"))
+            .where(d.row_id == destination_row)
+            .with_for_update()
+        )
+    ).one()
+    most, elapsed_s = max(rate, 1.0), 0.0
+    if row.tokens_at is not None:
+        elapsed_s = max(0.0, (row.now - row.tokens_at).total_seconds())
+    # As the claim counts the callbacks of jobs, which it adds to.
+    tokens = most if row.tokens is None else min(most, row.tokens + rate * elapsed_s)
+    if tokens < 1:
+        return False
+    await connection.execute(
+        update(database.tables.destinations)
+        .where(d.row_id == destination_row)
+        .values(tokens=tokens - 1, tokens_at=database.now())
+    )
+    return True
+
+
 async def verify(
     connection: AsyncConnection, database: Database, endpoint_row: int, version: int, *, resumes: bool
 ) -> bool:

@@ -156,6 +156,25 @@ async def test_one_destination_is_challenged_by_few_at_once_and_keeps_nobody_wai
     assert not set(first.challenge) & set(again.challenge)
 
 
+async def test_who_asks_again_and_again_makes_us_send_no_more_than_strangers_may(
+    demanding: Outpost, receiver: Receiver, clock: FakeClock
+) -> None:
+    made = [await _registered(demanding, receiver.url(f"/{n}")) for n in range(3)]
+    allowed = int(demanding.settings.unverified_rate)
+
+    async def ask() -> bool:
+        try:
+            await endpoints.verify(demanding.deployment, made[len(receiver.requests) % 3].id, tenant=None)
+        except Conflict:
+            return False
+        return True
+
+    assert [await ask() for _ in range(allowed + 3)] == [True] * allowed + [False] * 3
+    clock.advance(0.25)
+    assert [await ask() for _ in range(4)] == [True, True, False, False]
+    assert len(receiver.requests) == allowed + 2
+
+
 @pytest.mark.parametrize(
     ("answer", "good"),
     [
