@@ -36,7 +36,7 @@ class DatabaseUrl:
     @property
     def servers(self) -> list[tuple[str, int]]:
         """Host (lower case) and port of each server that it names; none for a file or a socket of this machine."""
-        several = self.url.query.get("host", ())
+        several = self.url.query.get("host")
         if isinstance(several, tuple):
             named = [tuple(each.lower().rsplit(":", 1)) for each in several]
             return [(host.strip("[]"), int(port)) for host, port in named]

@@ -44,7 +44,7 @@ async def test_a_rule_that_came_later_kills_the_delivery_and_nothing_connects(
     assert receiver.connections == 0
 
 
-async def test_the_dispatchers_own_port_and_database_are_not_delivered_to(outpost: Outpost) -> None:
+async def test_the_dispatchers_own_port_is_not_delivered_to(outpost: Outpost) -> None:
     async with RawReceiver() as listener:
         await outpost.endpoint(listener.url())
         await outpost.endpoint(listener.url(host="localhost"))
@@ -53,9 +53,14 @@ async def test_the_dispatchers_own_port_and_database_are_not_delivered_to(outpos
             await dispatcher.until_idle()
     assert {row.reason for row in await outpost.deliveries()} == {Reason.BLOCKED}
     assert listener.connections == 0
-    for host, port in outpost.database.url.servers:
-        with pytest.raises(InvalidField, match="the dispatcher's own database"):
-            CallbackUrl.parse(f"http://{host}:{port}/", outpost.deployment.egress)
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:6432/", "http://127.9.9.9:6432/", "http://db.example.com:6432/"])
+def test_the_database_is_not_registered_as_a_receiver(url: str) -> None:
+    settings = loopback_settings("postgresql://me@127.0.0.1:6432,db.example.com:6432/app")
+    with pytest.raises(InvalidField, match="the dispatcher's own database"):
+        CallbackUrl.parse(url, egress_rules(settings))
+    assert CallbackUrl.parse(url.replace("6432", "8080"), egress_rules(settings)).port == 8080
 
 
 def test_a_port_of_the_api_that_nobody_named_is_not_taken_for_ours() -> None:
