@@ -82,8 +82,6 @@ _6TO4 = IPv6Network("2002::/16")
 _TEREDO = IPv6Network("2001::/32")
 _GLOBAL_UNICAST_V6 = IPv6Network("2000::/3")
 _ISATAP_IDENTIFIERS = (0x0000_5EFE, 0x0200_5EFE)
-#: Lengths of prefixes that may translate to IPv4 (RFC 6052), and how many bits behind the prefix the address begins.
-NAT64_LENGTHS = (32, 40, 48, 56, 64, 96)
 
 
 def special(address: IPv4Address | IPv6Address) -> str | None:
@@ -117,7 +115,7 @@ def carried(address: IPv6Address) -> Iterator[IPv4Address]:
 
 
 def translated(address: IPv6Address, prefix: IPv6Network) -> IPv4Address:
-    """The IPv4 address that a NAT64 translator makes of one in its prefix, whose length is among `NAT64_LENGTHS`."""
+    """The IPv4 address that a NAT64 translator makes of one in its prefix, of 32, 40, 48, 56, 64 or 96 bits."""
     octets = address.packed
     begin = prefix.prefixlen // 8
     # Bits 64 to 71 belong to no part of it (RFC 6052, 2.2).

@@ -1,6 +1,7 @@
 """Proof of control: where it is demanded, a receiver that has not repeated a challenge is sent nothing else."""
 
 import json
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -23,12 +24,11 @@ VERIFIED = "SELECT 1 FROM endpoints WHERE verified_at IS NOT NULL AND status = '
 
 
 @pytest.fixture
-async def demanding(outpost: Outpost) -> Outpost:
-    """A deployment that demands proof."""
-    settings = outpost.settings.model_copy(update={"verify_endpoints": True})
-    object.__setattr__(outpost.deployment, "settings", settings)
-    outpost.settings = settings
-    return outpost
+async def demanding(database_url: str, clock: FakeClock) -> AsyncIterator[Outpost]:
+    """A deployment that demands proof; the test runs on each database."""
+    opened = Outpost(database_url, clock, verify_endpoints=True)
+    yield opened
+    await opened.close()
 
 
 async def repeat(request: Received) -> web.StreamResponse:
