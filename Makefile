@@ -44,8 +44,8 @@ format: setup  ## Format the code and fix what ruff can fix.
 chaos: setup  ## The fault campaign: hours, and it goes on where it was stopped (CHAOS="--minutes 10").
 	$(BIN)/python -m tests.chaos $(CHAOS)
 
-fuzz: setup  ## Thousands of requests made from the API's own document (FUZZ_CASES per operation, FUZZ_SEED).
-	$(BIN)/python -m pytest -s -m campaign tests/fuzz
+fuzz: setup  ## Thousands of requests made from the API's own document (FUZZ_CASES per operation, FUZZ_SEED), and URLs.
+	$(BIN)/python -m pytest -s -m campaign tests/fuzz tests/rules/test_urls.py
 
 bench: setup  ## Measure against the yardsticks in benchmarks/.
 	$(BIN)/python -m benchmarks

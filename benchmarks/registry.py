@@ -8,6 +8,7 @@ from benchmarks import (
     coalescing,
     drain,
     growth,
+    guard,
     handover,
     idle,
     ingest,
@@ -27,6 +28,7 @@ from benchmarks.rows import Measure
 MEASURES: Mapping[str, Measure] = {
     "drain": drain.rows,
     "stubbed": stubbed.rows,
+    "guard": guard.rows,
     "handover": handover.rows,
     "ingest": ingest.rows,
     "publish": publish_cost.rows,

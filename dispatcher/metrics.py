@@ -25,6 +25,11 @@ refused = Counter(
     "Answers 400, 401 and 403: the receiver refuses the signature or the request.",
     registry=registry,
 )
+proxy_failures = Counter(
+    "dispatcher_proxy_failures_total",
+    "Connections that the egress proxy did not let through: nothing was sent.",
+    registry=registry,
+)
 unreadable = Counter(
     "dispatcher_unreadable_total",
     "Rows that cannot be read: events that were rejected, deliveries that were given up; see the log.",

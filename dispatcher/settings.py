@@ -28,7 +28,14 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from dispatcher.errors import InvalidSettings
 from dispatcher.redaction import keep_out
 from dispatcher.states import EventKind
-from dispatcher.units import format_duration, format_size, parse_duration_s, parse_size
+from dispatcher.units import (
+    format_duration,
+    format_ports,
+    format_size,
+    parse_duration_s,
+    parse_ports,
+    parse_size,
+)
 
 
 def _duration(value: object) -> timedelta:
@@ -86,6 +93,12 @@ Networks = Annotated[
     NoDecode,
     BeforeValidator(_comma_separated),
     PlainSerializer(lambda value: ",".join(str(network) for network in value)),
+]
+Ports = Annotated[
+    tuple[tuple[int, int], ...],
+    NoDecode,
+    BeforeValidator(lambda value: parse_ports(value) if isinstance(value, str) else value),
+    PlainSerializer(format_ports),
 ]
 Texts = Annotated[
     tuple[str, ...], NoDecode, BeforeValidator(_comma_separated), PlainSerializer(lambda value: ",".join(value))
@@ -152,6 +165,40 @@ class Settings(BaseSettings):
         None,
         description="A file of certificates in PEM that receivers' TLS is trusted by too, beside the system's"
         " authorities; read at start.",
+    )
+    deny_networks: Networks = Field(
+        (), description="CIDRs that nothing is ever sent to, whatever else allows them, like your own public networks."
+    )
+    nat64_prefixes: Networks = Field(
+        (),
+        description="Prefixes by which this network translates IPv6 to IPv4, of 32, 40, 48, 56, 64 or 96 bits, beside"
+        " `64:ff9b::/96`: an address in them is judged as the IPv4 address that it stands for.",
+    )
+    allow_hosts: Texts = Field(
+        (),
+        description="The only hosts that are sent to, names and `*.example.com`, comma-separated; unset: any. What they"
+        " resolve to must be allowed too.",
+    )
+    allow_ports: Ports = Field(
+        ((80, 80), (443, 443), (1024, 65535)), description="Ports that callback URLs may name, less those denied."
+    )
+    deny_ports: Ports | None = Field(
+        None,
+        description="Ports that they may not name; `none`: all that are allowed. Unset: those of well-known services"
+        " (databases, brokers, container APIs).",
+    )
+    proxy: SecretStr | None = Field(
+        None,
+        description="Deliver through this HTTP proxy, by CONNECT: `http://user:password@host:port`. It resolves the"
+        " names.",
+    )
+    no_proxy: Texts = Field(
+        (), description="Hosts that are connected to directly all the same: names, `*.example.com`, CIDRs."
+    )
+    verify_endpoints: bool = Field(
+        False,
+        description="Send to a callback URL only after it has answered a challenge, so that nobody points deliveries at"
+        " somebody else; producers need it too.",
     )
     egress_addresses: Texts = Field(
         (), description="The addresses that deliveries come from, told to receivers under /v1/egress."
@@ -248,6 +295,14 @@ class Settings(BaseSettings):
     def _positive(cls, value: timedelta) -> timedelta:
         if value < timedelta(milliseconds=1):
             raise ValueError("must be at least 1ms")
+        return value
+
+    @field_validator("nat64_prefixes")
+    @classmethod
+    def _translating(cls, value: tuple[IPv4Network | IPv6Network, ...]) -> tuple[IPv4Network | IPv6Network, ...]:
+        for network in value:
+            if network.version != 6 or network.prefixlen not in (32, 40, 48, 56, 64, 96):
+                raise ValueError(f"{network} is no IPv6 prefix of 32, 40, 48, 56, 64 or 96 bits")
         return value
 
     @field_validator("secret_key")

@@ -55,7 +55,7 @@ class Reason(StrEnum):
     FAILING = "failing"
     #: The endpoint answered 413.
     TOO_LARGE = "too_large"
-    #: The egress guard refuses every address of the URL.
+    #: The egress guard refuses the URL, or an address of its host.
     BLOCKED = "blocked"
     #: The stored event or secret cannot be read.
     UNREADABLE = "unreadable"
@@ -84,7 +84,7 @@ class AttemptError(StrEnum):
     DNS = "dns"
     #: The TLS handshake or certificate check failed.
     TLS = "tls"
-    #: The egress guard refused the address; nothing was sent.
+    #: The egress guard refused the URL or an address; nothing was sent.
     BLOCKED = "blocked"
     #: An answer came and its status is not 2xx.
     HTTP_STATUS = "http_status"
@@ -94,7 +94,7 @@ class AttemptError(StrEnum):
     BODY_TOO_LARGE = "body_too_large"
     #: The process ended or lost its lease; the outcome is unknown.
     INTERRUPTED = "interrupted"
-    #: A fault of ours; the log has the traceback.
+    #: A fault of ours, or of the egress proxy; the log says what.
     INTERNAL = "internal"
 
 

@@ -1,12 +1,14 @@
-"""Durations and sizes as people write them: `200ms`, `5m`, `1h30m`, `256KiB`."""
+"""Durations, sizes and ports as people write them: `200ms`, `5m`, `1h30m`, `256KiB`, `80,1024-65535`."""
 
 import re
+from collections.abc import Iterable
 from decimal import Decimal
 
 _MILLISECONDS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
 _NUMBER = re.compile(r"[0-9]+(?:\.[0-9]+)?")
 _LONGEST_S = 3650 * 86400
 _DURATION = re.compile(r"(?P<number>[0-9]+(?:\.[0-9]+)?)\s*(?P<unit>ms|s|m|h|d|w)")
+_PORTS = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?")
 _SIZES = {"": 1, "b": 1, "kb": 1000, "kib": 1024, "mb": 1000**2, "mib": 1024**2, "gb": 1000**3, "gib": 1024**3}
 _SIZE = re.compile(r"(?P<number>[0-9]+(?:\.[0-9]+)?)\s*(?P<unit>[a-zA-Z]*)")
 
@@ -73,3 +75,25 @@ def format_size(size: int) -> str:
         if size >= factor and size % factor == 0:
             return f"{size // factor}{unit}"
     return str(size)
+
+
+def parse_ports(value: object) -> tuple[tuple[int, int], ...]:
+    """Ports and ranges of them, like `80,443,1024-65535`, as first and last; `none` is none. Raises `ValueError`."""
+    if not isinstance(value, str):
+        raise ValueError("write ports and ranges separated by commas, like 80,443,1024-65535")
+    if value.strip().lower() == "none":
+        return ()
+    return tuple(_port_range(part.strip()) for part in value.split(",") if part.strip())
+
+
+def format_ports(ranges: Iterable[tuple[int, int]]) -> str:
+    """Ports as `parse_ports` reads them."""
+    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in ranges) or "none"
+
+
+def _port_range(text: str) -> tuple[int, int]:
+    found = _PORTS.fullmatch(text)
+    first, last = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
+    if not 1 <= first <= last <= 65535:
+        raise ValueError(f"{text!r} is no port from 1 to 65535, and no range of them like 1024-65535")
+    return first, last

@@ -1,10 +1,17 @@
-"""Durations and sizes: what people write is read exactly, and what is printed reads back."""
+"""Durations, sizes and ports: what people write is read exactly, and what is printed reads back."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dispatcher.units import format_duration, format_size, parse_duration_s, parse_size
+from dispatcher.units import (
+    format_duration,
+    format_ports,
+    format_size,
+    parse_duration_s,
+    parse_ports,
+    parse_size,
+)
 
 
 @pytest.mark.parametrize(
@@ -97,3 +104,23 @@ def test_a_bad_size_is_refused_with_what_would_be_accepted(text: str) -> None:
 @given(st.integers(min_value=0, max_value=1 << 60))
 def test_a_printed_size_reads_back(size: int) -> None:
     assert parse_size(format_size(size)) == size
+
+
+@pytest.mark.parametrize(
+    ("text", "ranges", "written"),
+    [
+        ("80", ((80, 80),), "80"),
+        (" 80, 443 ,1024-65535,", ((80, 80), (443, 443), (1024, 65535)), "80,443,1024-65535"),
+        ("none", (), "none"),
+    ],
+)
+def test_ports_are_read_and_written(text: str, ranges: tuple[tuple[int, int], ...], written: str) -> None:
+    assert parse_ports(text) == ranges
+    assert format_ports(ranges) == written
+    assert parse_ports(written) == ranges
+
+
+@pytest.mark.parametrize("text", ["0", "65536", "80-", "-80", "90-80", "http", "80-90-100", "1e3", "80 90", "\u0668"])
+def test_what_is_no_port_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="is no port"):
+        parse_ports(text)

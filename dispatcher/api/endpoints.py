@@ -16,6 +16,7 @@ from dispatcher.service.models import (
     RedeliveryAccepted,
     RotateSecret,
     TestResult,
+    VerifyResult,
 )
 
 _TAG = "Endpoints"
@@ -118,6 +119,13 @@ async def list_public_keys(call: Call[object, TenantQuery]) -> Reply:
 async def send_test(call: Call[object, TenantQuery]) -> Reply:
     """Sends a test event now."""
     return Reply(200, await endpoints.send_test(call.deployment, call.path["id"], tenant=call.tenant))
+
+
+async def verify(call: Call[object, TenantQuery]) -> Reply:
+    """Challenges the endpoint now."""
+    result = await endpoints.verify(call.deployment, call.path["id"], tenant=call.tenant)
+    call.door.wake()
+    return Reply(200, result)
 
 
 async def recover(call: Call[Recover, TenantQuery]) -> Reply:
@@ -283,6 +291,20 @@ ROUTES: tuple[Route, ...] = (
         handler=send_test,
         query=TenantQuery,
         answers={200: Answer("What came of it; `delivered` is true for a 2xx.", TestResult)},
+        problems=(404, 409),
+    ),
+    Route(
+        method="POST",
+        path=f"{_PATH}/{{id}}/verify",
+        tag=_TAG,
+        operation="verifyEndpoint",
+        summary="Challenge the receiver",
+        description="Sends a signed `webhook.verify` event now. A 2xx that repeats its `challenge` proves that the"
+        " receiver wants what is sent to it: `verified_at` is set, and an endpoint that was paused for want of it is"
+        " enabled.",
+        handler=verify,
+        query=TenantQuery,
+        answers={200: Answer("What came of it; `verified` is true where the challenge was repeated.", VerifyResult)},
         problems=(404, 409),
     ),
     Route(

@@ -323,6 +323,19 @@ def send_test(endpoint_id: Id, tenant: options.Tenant = None, as_json: options.A
         raise typer.Exit(1)
 
 
+@app.command(epilog=examples("dispatcher endpoints verify ep_0123456789abc"))
+def verify(endpoint_id: Id, tenant: options.Tenant = None, as_json: options.AsJson = False) -> None:
+    """Challenge the receiver to prove that it wants what is sent to it; exit code 1 when it does not."""
+    from dispatcher.cli.printing import print_answer, print_attributes
+    from dispatcher.cli.session import on_deployment
+    from dispatcher.service import endpoints
+
+    result = on_deployment(lambda deployment: endpoints.verify(deployment, endpoint_id, tenant=tenant))
+    print_answer(result, as_json, lambda: print_attributes(result))
+    if not result.verified:
+        raise typer.Exit(1)
+
+
 @app.command(epilog=examples("dispatcher endpoints delete ep_0123456789abc --yes"))
 def delete(
     endpoint_id: Id, tenant: options.Tenant = None, yes: options.Yes = False, as_json: options.AsJson = False

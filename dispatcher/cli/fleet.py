@@ -24,10 +24,16 @@ _STOP_SLACK_S = 8.0
 class Fleet:
     """`count` processes of `dispatcher work`; PostgreSQL is where they meet."""
 
-    def __init__(self, count: int, *, until_idle: bool, grace_s: float, metrics_directory: str) -> None:
+    def __init__(
+        self, count: int, *, until_idle: bool, grace_s: float, metrics_directory: str, pages_port: int | None
+    ) -> None:
         self._count = count
         self._until_idle = until_idle
         self._grace_s = grace_s
+        self._environment = {"PROMETHEUS_MULTIPROC_DIR": metrics_directory}
+        if pages_port is not None:
+            # Not for a page of their own: so that nothing is delivered to this one.
+            self._environment["DISPATCHER_WORK_PORT"] = str(pages_port)
         self._metrics_directory = metrics_directory
 
     def registry(self) -> CollectorRegistry:
@@ -70,7 +76,7 @@ class Fleet:
             *arguments,
             # The pipe is never written to: it ends with this process, however that ends.
             stdin=PIPE,
-            env={**os.environ, "PROMETHEUS_MULTIPROC_DIR": self._metrics_directory},
+            env={**os.environ, **self._environment},
         )
 
     async def _ended_or_stopped(self, process: Process, stop: asyncio.Event) -> bool:

@@ -20,6 +20,8 @@ from dispatcher.settings import Settings, load
 def serve(*, host: str | None, port: int | None) -> None:
     """Serves until SIGTERM or SIGINT. Raises `DispatcherError` for what keeps it from starting."""
     settings = load(**given(host=host, port=port))
+    # Said, so that nothing is delivered to it.
+    settings = settings.model_copy(update={"port": settings.port})
     check_file(settings)
     logs.configure(settings.log_format, settings.log_level)
     open_files.allow(settings.max_connections + settings.max_in_flight)

@@ -30,11 +30,11 @@ _PAGE_CONNECTIONS = 100
 
 def work(*, processes: int, port: int | None, host: str | None, until_idle: bool, supervised: bool) -> None:
     """Works until SIGTERM or SIGINT, or until nothing is due now. Raises `DispatcherError`."""
-    settings = load(**given(host=host))
+    settings = load(**given(host=host, work_port=port))
     check_file(settings)
     logs.configure(settings.log_format, settings.log_level)
     core_dumps.forbid()
-    shown_on = None if supervised else settings.work_port if port is None else port
+    shown_on = None if supervised else settings.work_port
     if processes == 1:
         open_files.allow(settings.max_in_flight)
         run(_work(settings, shown_on, until_idle, supervised))
@@ -96,6 +96,7 @@ async def _supervise(settings: Settings, processes: int, port: int | None, until
                 until_idle=until_idle,
                 grace_s=settings.shutdown_grace.total_seconds(),
                 metrics_directory=metrics_directory,
+                pages_port=port,
             )
             async with AsyncExitStack() as stack:
                 if port is not None:

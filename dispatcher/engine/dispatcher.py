@@ -22,7 +22,6 @@ from dispatcher.engine.straight import StraightWay
 from dispatcher.engine.vitals import Condition, Vitals
 from dispatcher.errors import StoreUnavailable
 from dispatcher.logs import logger
-from dispatcher.rules.verdict import Outcome
 from dispatcher.settings import Settings, load
 from dispatcher.store import migrate
 from dispatcher.store.database import Database
@@ -321,7 +320,7 @@ class Running:
 
     def _on_ended(self, ended: Ended) -> None:
         self._recorder.put(ended)
-        if ended.finished.outcome is Outcome.RETRY and ended.finished.delay_s is not None:
+        if ended.finished.delay_s is not None:
             self._claiming.retry_at(ended.finished.delay_s)
         if ended.frees_room:
             self._claiming.room_made(1)

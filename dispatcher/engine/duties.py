@@ -10,6 +10,7 @@ from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from dispatcher import metrics
 from dispatcher.engine.attempt import conclude
 from dispatcher.engine.burial import Burial
+from dispatcher.engine.challenge import challenge_all
 from dispatcher.engine.endpoint_book import EndpointBook
 from dispatcher.errors import StoreUnavailable
 from dispatcher.ids import Kind, public_id
@@ -27,6 +28,7 @@ from dispatcher.store import (
     redelivery_runs,
     retention,
     transitions,
+    verification,
 )
 from dispatcher.store.deployment import Deployment
 from dispatcher.store.hot import HotStore, Orphan
@@ -114,6 +116,7 @@ class Duties:
                 Duty("pass lanes", 1.0, self.pass_lanes),
                 Duty("redeliver", 1.0, self.redeliver),
                 Duty("own events", 1.0, self.send_own_events),
+                Duty("challenge", 1.0, self.challenge),
                 Duty("expire callbacks", 10.0, self.expire_callbacks),
                 Duty("expire endpoints", 10.0, self.expire_endpoints),
                 Duty("cancel waiting", 10.0, self.cancel_waiting),
@@ -310,6 +313,25 @@ class Duties:
                 self._work_made()
             if looked_at < BATCH:
                 break
+
+    async def challenge(self) -> None:
+        """Lets endpoints prove that they want what is sent to them; callbacks that never did are disabled."""
+        async with self._database.read() as connection:
+            if not await verification.due(connection, self._database):
+                return
+        async with self._database.begin() as connection:
+            found = await verification.take_due(connection, self._database)
+        for row in found.given_up:
+            await self.disable(row, Reason.EXPIRED)
+        if found.challenge and not self._stopping:
+            # Beside the duties, which would wait for receivers.
+            task = asyncio.ensure_future(self._challenge(found.challenge))
+            self._at_work.add(task)
+            task.add_done_callback(self._at_work.discard)
+
+    async def _challenge(self, rows: Sequence[int]) -> None:
+        if await challenge_all(self._deployment, rows):
+            self._work_made()
 
     async def expire_callbacks(self) -> None:
         """Gives callbacks whose job has settled their `expires_at`, once nothing waits for them."""

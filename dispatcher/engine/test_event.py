@@ -1,6 +1,11 @@
-"""A test event: signed and sent at once to one endpoint, answered to whoever asked, and kept nowhere."""
+"""A test event: signed and sent at once to one endpoint, answered to whoever asked, and kept nowhere.
 
+So is what else is sent like it.
+"""
+
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from dispatcher.clock import rfc3339
 from dispatcher.engine.endpoint_book import EndpointBook
@@ -10,8 +15,10 @@ from dispatcher.ids import new_event_id
 from dispatcher.rules.bodies import frozen_profile
 from dispatcher.rules.json_text import encode
 from dispatcher.rules.key_pairs import SigningKeys
+from dispatcher.rules.verdict import Exchange
 from dispatcher.states import AttemptError
 from dispatcher.store.deployment import Deployment
+from dispatcher.store.endpoint_policies import EndpointPolicy
 from dispatcher.store.hot import Claimed
 from dispatcher.transport.client import HttpClient
 
@@ -44,11 +51,21 @@ async def send_test(deployment: Deployment, endpoint_row: int, keys: SigningKeys
             legacy_key=keys.secret.text_key,
             private_keys=(keys.private_key,) if policy.private_keys else (),
         )
+    sent_at = rfc3339(deployment.clock.now())
+    data = {"message": "This is a test event.", "endpoint_id": policy.endpoint_id, "sent_at": sent_at}
+    exchange, duration_ms = await send_at_once(deployment, policy, TYPE, data, policy.profile)
+    return Tested(exchange.error is None, exchange.status, exchange.error, duration_ms)
+
+
+async def send_at_once(
+    deployment: Deployment, policy: EndpointPolicy, event_type: str, data: Mapping[str, Any], profile: str
+) -> tuple[Exchange, float]:
+    """Sends an event of our own to one endpoint, signed; what came of it, and after how many ms."""
     clock = deployment.clock
     now = clock.now()
     claimed = Claimed(
         delivery_row=0,
-        endpoint_row=endpoint_row,
+        endpoint_row=policy.endpoint_row,
         endpoint_version=policy.version,
         dispatcher_row=0,
         attempt=1,
@@ -59,14 +76,14 @@ async def send_test(deployment: Deployment, endpoint_row: int, keys: SigningKeys
         previous_sequence=None,
         late=False,
         replay=False,
-        body_profile=frozen_profile(policy.profile, deployment.settings.source),
+        body_profile=frozen_profile(profile, deployment.settings.source),
         event_id=new_event_id(),
-        event_type=TYPE,
+        event_type=event_type,
         job_id=None,
         timestamp=now,
         created_at=now,
         traceparent=None,
-        data=encode({"message": "This is a test event.", "endpoint_id": policy.endpoint_id, "sent_at": rfc3339(now)}),
+        data=encode(dict(data)),
     )
     settings = deployment.settings
     client = HttpClient(
@@ -80,5 +97,4 @@ async def send_test(deployment: Deployment, endpoint_row: int, keys: SigningKeys
         exchange = await client.post(sign(claimed, policy, now), now)
     finally:
         await client.close()
-    duration_ms = (clock.monotonic() - started) * 1000
-    return Tested(exchange.error is None, exchange.status, exchange.error, round(duration_ms, 2))
+    return exchange, round((clock.monotonic() - started) * 1000, 2)

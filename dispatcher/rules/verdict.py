@@ -12,6 +12,13 @@ from dispatcher.states import AttemptError, Reason
 #: live for ever.
 INTERRUPTIONS_FORGIVEN = 4
 
+#: So many refusals of the egress proxy in a row use up no retry: nobody can tell whether it means itself or the
+#: receiver, and a delivery to a receiver that is gone must not live for ever either.
+PROXY_FORGIVEN = 4
+#: How long what the egress proxy did not let through waits for the next attempt, at first and at most, in seconds.
+PROXY_FIRST_S = 5.0
+PROXY_LONGEST_S = 300.0
+
 _OVERLOAD_STATUSES = frozenset({429, 502, 503, 504})
 _OVERLOAD_ERRORS = frozenset({AttemptError.TIMEOUT, AttemptError.CONNECT_TIMEOUT, AttemptError.CONNECTION_REFUSED})
 _REFUSED_STATUSES = frozenset({400, 401, 403})
@@ -27,7 +34,7 @@ class Outcome(StrEnum):
     RETRY = "retry"
     #: Failed, given up.
     DEAD = "dead"
-    #: Outcome unknown, due again at once, no retry used.
+    #: Outcome unknown, due again at once, or nothing sent since the egress proxy failed, due again soon; no retry used.
     INTERRUPTED = "interrupted"
     #: Failed, and nothing is lost with it: the next of its kind takes its place.
     DROPPED = "dropped"
@@ -44,6 +51,8 @@ class Exchange(Struct, frozen=True, gc=False):
     excerpt: str = ""
     #: It says nothing about the receiver's host, only about what the endpoint showed it, or had nothing to show.
     of_endpoint_alone: bool = False
+    #: Where the egress proxy failed: so many of these in a row use up no retry.
+    forgiven: float = 0
 
 
 class Verdict(Struct, frozen=True, gc=False):
@@ -114,6 +123,8 @@ def _outcome(
         return Outcome.DELIVERED, None, None
     if error is AttemptError.BLOCKED:
         return Outcome.DEAD, Reason.BLOCKED, None
+    if interruptions < exchange.forgiven:
+        return Outcome.INTERRUPTED, None, min(PROXY_FIRST_S * 2.0 ** min(interruptions, 16), PROXY_LONGEST_S)
     if error is AttemptError.INTERRUPTED and interruptions < INTERRUPTIONS_FORGIVEN:
         return Outcome.INTERRUPTED, None, 0.0
     if status in _FINAL_STATUSES:

@@ -95,6 +95,10 @@ class Endpoint(Answer):
     secret_staged_at: Moment | None = Field(
         description="Since when a new secret waits to be activated; null: none does."
     )
+    verified_at: Moment | None = Field(
+        description="When its receiver last proved that it wants what is sent to it; where that is demanded, an"
+        " endpoint without it is `paused`."
+    )
     created_at: Moment
     updated_at: Moment
 
@@ -310,6 +314,16 @@ class TestResult(Answer):
     __test__ = False
 
     delivered: bool
+    status: int | None
+    duration_ms: float
+    error: AttemptError | None
+
+
+class VerifyResult(Answer):
+    """What a challenge came to."""
+
+    verified: bool = Field(description="Whether the answer repeated the challenge.")
+    verified_at: Moment | None
     status: int | None
     duration_ms: float
     error: AttemptError | None

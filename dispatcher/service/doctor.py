@@ -9,14 +9,14 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import DBAPIError
 
 from dispatcher.clock import SystemClock
-from dispatcher.errors import ConfigurationError, InvalidSettings, SchemaError, StoreUnavailable
+from dispatcher.errors import ConfigurationError, SchemaError, StoreUnavailable
 from dispatcher.ids import Kind, public_id
 from dispatcher.service.encryption import under_other_keys
 from dispatcher.service.moments import moment_now
 from dispatcher.settings import Settings
 from dispatcher.states import EndpointStatus, Reason
 from dispatcher.store.database import Database, open_database
-from dispatcher.store.deployment import open_keyring
+from dispatcher.store.deployment import egress_rules, open_keyring
 from dispatcher.store.endpoint_fields import endpoint_defaults
 from dispatcher.store.endpoint_policies import check_keyring
 from dispatcher.store.migrate import check
@@ -104,22 +104,27 @@ def _examine_defaults(settings: Settings) -> Finding:
 
 def _examine_egress(settings: Settings) -> Finding:
     try:
+        rules = egress_rules(settings)
         Trust(settings.ca_file)
-    except InvalidSettings as error:
-        return Finding("egress", False, str(error), "correct DISPATCHER_CA_FILE, or take it away")
+    except ConfigurationError as error:
+        return Finding("egress", False, str(error), "correct the setting that is named")
     schemes = "http and https" if settings.allow_http else "https only"
     networks = ", ".join(str(network) for network in settings.allow_networks)
+    denied = ", ".join(str(network) for network in settings.deny_networks)
     told = ", ".join(settings.egress_addresses) or "none (set DISPATCHER_EGRESS_ADDRESSES for receivers' allow lists)"
     parts = [
         schemes,
         f"public addresses and {networks}" if networks else "public addresses only",
+        *([f"never {denied}"] if denied else []),
+        *([f"only to {', '.join(settings.allow_hosts)}"] if settings.allow_hosts else []),
+        *([f"through the proxy {rules.proxy.shown}, which resolves names"] if rules.proxy is not None else []),
         f"addresses told to receivers: {told}",
     ]
     if settings.ca_file is not None:
         parts.append(f"receivers are trusted by {settings.ca_file} too")
     proxies = [name for name in _PROXY_VARIABLES if os.environ.get(name)]
     if proxies:
-        parts.append(f"{', '.join(proxies)} is ignored: deliveries connect directly")
+        parts.append(f"{', '.join(proxies)} is ignored: DISPATCHER_PROXY names a proxy for deliveries")
     return Finding("egress", True, "; ".join(parts))
 
 

@@ -23,6 +23,7 @@ from dispatcher.store.endpoint_rows import (
     destination_row,
     event_types_text,
     open_headers,
+    open_url,
     schedule_text,
     seal_headers,
     seal_url,
@@ -30,6 +31,7 @@ from dispatcher.store.endpoint_rows import (
     subscribe,
     unsubscribe,
 )
+from dispatcher.store.keyring import Unreadable
 from dispatcher.store.transitions import cancel_endpoint
 
 Action = Literal["enable", "disable", "pause", "resume"]
@@ -58,6 +60,8 @@ async def update(deployment: Deployment, endpoint_id: str, body: EndpointUpdate,
             values["heartbeat_due_at"] = None if values["heartbeat_s"] is None else deployment.database.now()
         if "url" in body.model_fields_set:
             values |= await _url_columns(connection, deployment, row.row_id, body.url)
+            if _is_another(deployment, row, body.url):
+                values |= _unproved(deployment, row)
         values |= _secret_columns(deployment, row, body, values.get("url_shown", row.url_shown))
         await apply(connection, deployment.database, row, values)
         if "event_types" in values and row.status != EndpointStatus.DISABLED:
@@ -76,6 +80,11 @@ async def set_status(deployment: Deployment, endpoint_id: str, action: Action, *
         before, after = status_of(row), _status_after(action)
         if before is EndpointStatus.DISABLED and action in ("pause", "resume"):
             raise Conflict(f"the endpoint is disabled ({row.disabled_reason}); enable it first")
+        if after is EndpointStatus.ENABLED and deployment.settings.verify_endpoints and row.verified_at is None:
+            raise Conflict(
+                "its owner has not proved yet to want what is sent to it; POST …/verify (`endpoints verify`) asks"
+                " again, and enables it when it answers the challenge"
+            )
         if before is not after:
             values: dict[str, Any] = {"status": after, "disabled_reason": None}
             if after is EndpointStatus.DISABLED:
@@ -132,6 +141,21 @@ async def _url_columns(
         "url_shown": url.shown,
         "destination_row": await connection.run_sync(destination_row, deployment.database.tables, url),
     }
+
+
+def _is_another(deployment: Deployment, row: Row[Any], url: str) -> bool:
+    try:
+        return open_url(deployment.keyring, row.row_id, row.url_sealed) != url
+    except Unreadable:
+        return True
+
+
+def _unproved(deployment: Deployment, row: Row[Any]) -> dict[str, Any]:
+    """What was proved of another URL says nothing about this one."""
+    if not deployment.settings.verify_endpoints:
+        return {"verified_at": None}
+    paused = {} if row.status == EndpointStatus.DISABLED else {"status": EndpointStatus.PAUSED}
+    return {**paused, "verified_at": None, "challenge_due_at": deployment.database.now(), "challenges": 0}
 
 
 def _secret_columns(deployment: Deployment, row: Row[Any], body: EndpointUpdate, url_shown: str) -> dict[str, Any]:

@@ -85,6 +85,7 @@ def endpoint_view(row: Row[Any]) -> Endpoint:
         job_id=row.job_id,
         expires_at=row.expires_at,
         secret_staged_at=row.staged_at,
+        verified_at=row.verified_at,
         created_at=row.created_at,
         updated_at=row.updated_at,
     )

@@ -12,7 +12,7 @@ from dispatcher.rules.own_events import HEARTBEAT
 from dispatcher.service.endpoint_changes import Action, delete, set_status, update
 from dispatcher.service.endpoint_registration import create, create_callback
 from dispatcher.service.endpoint_views import endpoint_view, find, view
-from dispatcher.service.models import Endpoint, Page, Recover, RedeliveryAccepted, TestResult
+from dispatcher.service.models import Endpoint, Page, Recover, RedeliveryAccepted, TestResult, VerifyResult
 from dispatcher.service.pages import DEFAULT_PAGE, Order, fetch_page
 from dispatcher.service.redeliveries import start
 from dispatcher.service.scope import text_filter, within
@@ -21,6 +21,7 @@ from dispatcher.states import DeliveryState, EndpointStatus
 from dispatcher.store.columns import RowId
 from dispatcher.store.deployment import Deployment
 from dispatcher.store.tables import Tables
+from dispatcher.store.verification import may_challenge
 
 __all__ = [
     "Action",
@@ -35,6 +36,7 @@ __all__ = [
     "send_test",
     "set_status",
     "update",
+    "verify",
 ]
 
 
@@ -103,15 +105,53 @@ async def recover(deployment: Deployment, endpoint_id: str, body: Recover, *, te
 
 
 async def send_test(deployment: Deployment, endpoint_id: str, *, tenant: str | None) -> TestResult:
-    """Sends a signed `webhook.test` event now and waits for the answer. Raises `NotFound`."""
+    """Sends a signed `webhook.test` event now and waits for the answer.
+
+    Raises `NotFound`, and `Conflict` for an endpoint that must prove first to want it.
+    """
     async with deployment.database.read() as connection:
-        endpoint_row = (await find(connection, deployment.database.tables, endpoint_id, tenant)).row_id
+        endpoint = await find(connection, deployment.database.tables, endpoint_id, tenant)
+    if deployment.settings.verify_endpoints and endpoint.verified_at is None:
+        raise Conflict("its owner has not proved yet to want what is sent to it; POST …/verify (`endpoints verify`)")
     # Only here: the HTTP client takes a fifth of a second to load, and other commands do without.
     from dispatcher.engine import test_event
 
-    result = await test_event.send_test(deployment, endpoint_row)
+    result = await test_event.send_test(deployment, endpoint.row_id)
     return TestResult(
         delivered=result.delivered, status=result.status, duration_ms=result.duration_ms, error=result.error
+    )
+
+
+async def verify(deployment: Deployment, endpoint_id: str, *, tenant: str | None) -> VerifyResult:
+    """Sends a challenge now and waits for the answer; one that repeats it enables a paused endpoint.
+
+    Raises `NotFound`, and `Conflict` while it is disabled, or where its host was challenged often just now.
+    """
+    tables = deployment.database.tables
+    async with deployment.database.read() as connection:
+        endpoint = await find(connection, tables, endpoint_id, tenant)
+    if endpoint.status == EndpointStatus.DISABLED and endpoint.verified_at is not None:
+        raise Conflict(f"the endpoint is disabled ({endpoint.disabled_reason}), and proved already; enable it")
+    if endpoint.verified_at is None:
+        # Who asks may not be who would get it.
+        rate = deployment.settings.unverified_rate
+        async with deployment.database.begin() as connection:
+            if not await may_challenge(connection, deployment.database, endpoint.destination_row, rate):
+                raise Conflict(
+                    "too much is sent to this host just now that it has not asked for; try again in a second"
+                )
+    # Only here, as above.
+    from dispatcher.engine.challenge import challenge
+
+    result = await challenge(deployment, endpoint.row_id)
+    async with deployment.database.read() as connection:
+        verified_at = (await view(connection, tables, endpoint.row_id)).verified_at
+    return VerifyResult(
+        verified=result.verified,
+        verified_at=verified_at,
+        status=result.status,
+        duration_ms=result.duration_ms,
+        error=result.error,
     )
 
 

@@ -29,6 +29,7 @@ from dispatcher.service.answers import (
     TenantSecret,
     TestResult,
     TokenSource,
+    VerifyResult,
     Waiting,
 )
 from dispatcher.service.job_answers import (
@@ -112,6 +113,7 @@ __all__ = [
     "TestResult",
     "TokenSource",
     "UnreadableJson",
+    "VerifyResult",
     "Waiting",
     "WaitingDelivery",
     "parse_event",

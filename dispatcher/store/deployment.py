@@ -3,18 +3,23 @@
 import sqlite3
 from contextlib import closing
 from dataclasses import dataclass
+from functools import lru_cache
+from ipaddress import IPv6Network
 from pathlib import Path
 
 from dispatcher.clock import Clock, SystemClock
 from dispatcher.errors import ConfigurationError, InvalidSettings
 from dispatcher.rules.egress import EgressRules
+from dispatcher.rules.hosts import Hosts
 from dispatcher.rules.kinds import EventKinds
+from dispatcher.rules.proxy import Proxy
 from dispatcher.settings import Settings
 from dispatcher.store.database import Database, open_database
 from dispatcher.store.endpoint_fields import endpoint_defaults
 from dispatcher.store.key_command import keys_of
 from dispatcher.store.keyring import KeyRing, key_file, key_path
 from dispatcher.store.tables import Tables
+from dispatcher.store.urls import parse_database_url
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +49,7 @@ def open_deployment(settings: Settings, clock: Clock | None = None) -> Deploymen
     # or events from being fanned out.
     endpoint_defaults(settings)
     EventKinds(settings.event_kinds)
+    egress_rules(settings)
     database = open_database(settings, used)
     file = database.url.file
     if not settings.names_keys and file is not None:
@@ -89,5 +95,27 @@ def refuse_lost_key(database_file: Path, tables: Tables) -> None:
 
 
 def egress_rules(settings: Settings) -> EgressRules:
-    """The egress rules of the settings."""
-    return EgressRules(allow_http=settings.allow_http, allow_networks=settings.allow_networks)
+    """The egress rules of the settings. Raises `InvalidSettings`."""
+    proxy = None if settings.proxy is None else Proxy.parse(settings.proxy.get_secret_value())
+    services = _servers(settings.database_url) | ({(proxy.host, proxy.port)} if proxy is not None else set())
+    # A port of the API that nobody named may be somebody else's: not every process that has these settings serves it.
+    listening = {settings.work_port, settings.port if "port" in settings.model_fields_set else None}
+    return EgressRules(
+        allow_http=settings.allow_http,
+        allow_networks=settings.allow_networks,
+        deny_networks=settings.deny_networks,
+        allow_hosts=Hosts.parse(settings.allow_hosts, "DISPATCHER_ALLOW_HOSTS"),
+        allow_ports=settings.allow_ports,
+        deny_ports=settings.deny_ports,
+        nat64_prefixes=tuple(prefix for prefix in settings.nat64_prefixes if isinstance(prefix, IPv6Network)),
+        own_ports=frozenset(port for port in listening if port),
+        own_services=services,
+        proxy=proxy,
+        no_proxy=Hosts.parse(settings.no_proxy, "DISPATCHER_NO_PROXY"),
+    )
+
+
+@lru_cache(maxsize=8)
+def _servers(database_url: str) -> frozenset[tuple[str, int]]:
+    # Reading a URL takes longer than all else that is asked for each callback that is registered.
+    return frozenset(parse_database_url(database_url).servers)

@@ -69,6 +69,8 @@ class NewEndpoint:
     credentials: EndpointCredentials = field(default_factory=EndpointCredentials)
     job_id: str | None = None
     expires_at: datetime | None = None
+    #: Whether it is sent nothing until it has answered a challenge.
+    unproved: bool = False
     idempotency_key: str | None = None
     request_digest: str | None = None
 
@@ -117,7 +119,8 @@ def callback_row(tenant: str, job_id: str, url: str) -> int:
 def insert_endpoint(
     connection: Connection, tables: Tables, keyring: KeyRing, new: NewEndpoint, now: datetime | ColumnElement[Any]
 ) -> bool:
-    """Stores an enabled endpoint with its secret, state and subscriptions; to be run inside a transaction.
+    """Stores an endpoint, enabled unless it is unproved, with its secret, state and subscriptions; to be run inside a
+    transaction.
 
     Returns false, and changes nothing of it, when the row or the tenant's idempotency key exists already. A
     deleted endpoint's row is taken over under a higher version.
@@ -139,7 +142,8 @@ def insert_endpoint(
             url_shown=new.url.shown,
             description=new.description,
             event_types=event_types_text(new.event_types),
-            status=EndpointStatus.ENABLED.value,
+            status=(EndpointStatus.PAUSED if new.unproved else EndpointStatus.ENABLED).value,
+            challenge_due_at=now if new.unproved else None,
             profile=new.profile.value,
             ordered=new.ordered,
             order_hold_s=new.order_hold_s,

@@ -34,6 +34,18 @@ class DatabaseUrl:
         return isinstance(self.url.query.get("host"), tuple)
 
     @property
+    def servers(self) -> list[tuple[str, int]]:
+        """Host (lower case) and port of each server that it names; none for a file or a socket of this machine."""
+        several = self.url.query.get("host")
+        if isinstance(several, tuple):
+            named = [tuple(each.lower().rsplit(":", 1)) for each in several]
+            return [(host.strip("[]"), int(port)) for host, port in named]
+        host = several or self.url.host
+        if self.dialect == "sqlite" or not host or host.startswith("/"):
+            return []
+        return [(host.lower(), self.url.port or 5432)]
+
+    @property
     def file(self) -> Path | None:
         """The file of a SQLite database."""
         if self.dialect != "sqlite" or not self.url.database:

@@ -10,19 +10,24 @@ from aiohttp.abc import AbstractResolver
 from msgspec import Struct
 from yarl import URL
 
+from dispatcher.logs import logger
 from dispatcher.rules.credentials import Credentials
 from dispatcher.rules.egress import EgressRules
 from dispatcher.rules.oauth2 import OAuth2
 from dispatcher.rules.retry import retry_after_s
-from dispatcher.rules.verdict import Exchange
+from dispatcher.rules.verdict import PROXY_FORGIVEN, Exchange
 from dispatcher.states import AttemptError
 from dispatcher.transport.deadlines import Deadlines
 from dispatcher.transport.failures import classify, of_endpoint_alone
+from dispatcher.transport.guard import Blocked
 from dispatcher.transport.identities import Identities
 from dispatcher.transport.message import Answer, Wire
 from dispatcher.transport.tls import Contexts, Trust
 from dispatcher.transport.tokens import Tokens, Unauthorized
+from dispatcher.transport.tunnel import CancelledAtProxy, ProxyFailed
 from dispatcher.transport.wire import AiohttpWire
+
+log = logger("dispatcher.egress")
 
 #: So much of an answer is read, and so much of that is kept, in bytes.
 READ_LIMIT = 16 * 1024
@@ -74,7 +79,8 @@ class HttpClient:
         # No coroutine of its own: nearly every attempt goes the first way, and none should pay for the others.
         credentials = request.credentials
         if credentials is None:
-            return self._exchange(self._wire.post(request.url, request.headers, request.body), request.timeout_s, now)
+            asking = self._wire.post(request.url, request.headers, request.body)
+            return self._exchange(asking, request.url, request.timeout_s, now)
         if credentials.oauth2 is None:
             return self._post_as(request, credentials, request.headers, request.timeout_s, now)
         return self._post_with_token(request, credentials, credentials.oauth2, now)
@@ -91,6 +97,8 @@ class HttpClient:
             return _without_token(AttemptError.TIMEOUT, "the token endpoint did not answer in time")
         except Unauthorized as failure:
             return _without_token(failure.error, str(failure))
+        except ProxyFailed as error:
+            return _unsent(error)
         headers = {**request.headers, "authorization": f"Bearer {token.text}"}
         exchange = await self._post_as(request, credentials, headers, until - loop.time(), now)
         if exchange.status == 401:
@@ -102,18 +110,25 @@ class HttpClient:
     ) -> Awaitable[Exchange]:
         identity = credentials.identity
         if identity is None:
-            return self._exchange(self._wire.post(request.url, headers, request.body), timeout_s, now)
+            return self._exchange(self._wire.post(request.url, headers, request.body), request.url, timeout_s, now)
         asking = self._identities.post(credentials, identity, request.url, headers, request.body)
-        return self._exchange(asking, timeout_s, now)
+        return self._exchange(asking, request.url, timeout_s, now)
 
-    async def _exchange(self, asking: Awaitable[Answer], timeout_s: float, now: datetime) -> Exchange:
+    async def _exchange(self, asking: Awaitable[Answer], url: URL, timeout_s: float, now: datetime) -> Exchange:
         task = self._deadlines.set(timeout_s)
         try:
             answer = await asking
-        except asyncio.CancelledError:
-            if self._deadlines.lift(task):
-                return Exchange(status=None, error=AttemptError.TIMEOUT)
-            raise
+        except asyncio.CancelledError as error:
+            if not self._deadlines.lift(task):
+                raise
+            if isinstance(error, CancelledAtProxy):
+                return _unsent(ProxyFailed("has not answered in time", PROXY_FORGIVEN))
+            return Exchange(status=None, error=AttemptError.TIMEOUT)
+        except ProxyFailed as error:
+            return _unsent(error)
+        except Blocked as error:
+            log.warning("egress.blocked", host=url.raw_host, why=str(error))
+            return Exchange(status=None, error=AttemptError.BLOCKED)
         except Exception as error:  # noqa: BLE001 - `classify` raises what is not the receiver's
             return Exchange(status=None, error=classify(error), of_endpoint_alone=of_endpoint_alone(error))
         finally:
@@ -152,6 +167,10 @@ def open_wire(
 
 def _without_token(error: AttemptError, why: str) -> Exchange:
     return Exchange(status=None, error=error, excerpt=f"(no access token: {why})", of_endpoint_alone=True)
+
+
+def _unsent(error: ProxyFailed) -> Exchange:
+    return Exchange(status=None, error=AttemptError.INTERNAL, excerpt=str(error), forgiven=error.forgiven)
 
 
 def _excerpt(answer: Answer) -> str:

@@ -1,22 +1,29 @@
-"""Connections of the lean client: names are resolved and addresses vetted, sockets made, TLS shaken hands over."""
+"""Connections: names are resolved and addresses vetted, sockets made or tunnels dug, TLS shaken hands over.
+
+All of the lean client's, and aiohttp's through a proxy.
+"""
 
 import asyncio
 import socket
 import ssl
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from ipaddress import ip_address
 from typing import Any, TypeVar
 
 import aiohappyeyeballs
 from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.resolver import ThreadedResolver
 from msgspec import Struct
 
 from dispatcher.rules.egress import EgressRules
+from dispatcher.rules.proxy import Proxy
 from dispatcher.states import AttemptError
 from dispatcher.transport.failures import Broken, unconnected
 from dispatcher.transport.guard import GuardedResolver, GuardedSockets
 from dispatcher.transport.tls import Contexts
+from dispatcher.transport.tunnel import open_tunnel
 
 #: An answer of the name servers is used for so long.
 NAMES_KEPT_S = 10.0
@@ -38,50 +45,82 @@ class Place(Struct, frozen=True, gc=False):
 
 
 class Dialer:
-    """Opens connections to what the egress rules allow."""
+    """Opens connections to what the egress rules allow, through a proxy where they say so."""
 
     def __init__(
         self, rules: EgressRules, resolver: AbstractResolver | None, contexts: Contexts, *, timeout_s: float
     ) -> None:
+        self._rules = rules
         self._names = _Names(GuardedResolver(rules, resolver))
+        # The operator's own choice, and usually of a private network.
+        self._proxy_names = _Names(resolver or ThreadedResolver())
         self._sockets = GuardedSockets(rules)
         self._contexts = contexts
         self._timeout_s = timeout_s
 
     async def dial(self, place: Place, protocol: Callable[[], _Spoken]) -> _Spoken:
-        """A connection that is ready to be spoken over. Raises `Blocked`, `Broken`, and `OSError` for what this
-        machine has run out of.
+        """A connection that is ready to be spoken over. Raises `Blocked`, `Broken`, `ProxyFailed`, and `OSError` for
+        what this machine has run out of.
         """
         loop = asyncio.get_running_loop()
+        proxy = self._rules.proxied(place.host)
+        if proxy is not None:
+            until = loop.time() + self._timeout_s
+            made = await open_tunnel(
+                proxy, lambda: self._connect_with_proxy(proxy), place.host, place.port, until=until
+            )
+            with _told():
+                async with asyncio.timeout_at(until):
+                    return await self._speak(made, place, protocol)
         addresses = await self._names.look_up(place.host, place.port)
-        try:
+        with _told():
             async with asyncio.timeout(self._timeout_s):
-                made = await aiohappyeyeballs.start_connection(
-                    addresses,
-                    happy_eyeballs_delay=NEXT_ADDRESS_S,
-                    interleave=1,
-                    loop=loop,
-                    socket_factory=self._sockets,
-                )
-                if place.tls:
-                    # A name may end in a dot, which no certificate has.
-                    name = place.host.rstrip(".")
-                    _, spoken = await loop.create_connection(
-                        protocol, sock=made, ssl=self._contexts(), server_hostname=name
-                    )
-                else:
-                    _, spoken = await loop.create_connection(protocol, sock=made)
-        except TimeoutError as error:
-            raise Broken(AttemptError.CONNECT_TIMEOUT) from error
-        except (ssl.SSLError, ssl.CertificateError) as error:
-            raise Broken(AttemptError.TLS) from error
-        except OSError as error:
-            raise Broken(unconnected(error)) from error
-        return spoken
+                return await self._speak(await _start(addresses, self._sockets), place, protocol)
 
     async def close(self) -> None:
         """Stops asking for names."""
+        await self._proxy_names.close()
         await self._names.close()
+
+    async def _connect_with_proxy(self, proxy: Proxy) -> socket.socket:
+        try:
+            addresses = await self._proxy_names.look_up(proxy.host, proxy.port)
+        except Broken as error:
+            raise OSError(None, "its name is not known") from error
+        return await _start(addresses, None)
+
+    async def _speak(self, made: socket.socket, place: Place, protocol: Callable[[], _Spoken]) -> _Spoken:
+        loop = asyncio.get_running_loop()
+        if place.tls:
+            # A name may end in a dot, which no certificate has.
+            name = place.host.rstrip(".")
+            _, spoken = await loop.create_connection(protocol, sock=made, ssl=self._contexts(), server_hostname=name)
+        else:
+            _, spoken = await loop.create_connection(protocol, sock=made)
+        return spoken
+
+
+async def _start(addresses: list[_Address], sockets: GuardedSockets | None) -> socket.socket:
+    return await aiohappyeyeballs.start_connection(
+        addresses,
+        happy_eyeballs_delay=NEXT_ADDRESS_S,
+        interleave=1,
+        loop=asyncio.get_running_loop(),
+        socket_factory=sockets,
+    )
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """What keeps a connection from coming about becomes `Broken`."""
+    try:
+        yield
+    except TimeoutError as error:
+        raise Broken(AttemptError.CONNECT_TIMEOUT) from error
+    except (ssl.SSLError, ssl.CertificateError) as error:
+        raise Broken(AttemptError.TLS) from error
+    except OSError as error:
+        raise Broken(unconnected(error)) from error
 
 
 class _Names:

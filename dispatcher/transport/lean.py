@@ -10,6 +10,7 @@ from yarl import URL
 from dispatcher.rules.egress import EgressRules
 from dispatcher.transport.conversation import Conversation
 from dispatcher.transport.dial import Dialer, Place
+from dispatcher.transport.guard import vet
 from dispatcher.transport.message import Answer, request_head, serialize
 from dispatcher.transport.tls import Contexts
 
@@ -38,6 +39,7 @@ class LeanWire:
         read_limit: int,
     ) -> None:
         self._loop = asyncio.get_running_loop()
+        self._rules = rules
         self._dialer = Dialer(rules, resolver, contexts, timeout_s=connect_timeout_s)
         self._keep_alive_s = keep_alive_s
         self._read_limit = read_limit
@@ -48,8 +50,8 @@ class LeanWire:
         self._closed = False
 
     async def post(self, url: URL, headers: Mapping[str, str], body: bytes) -> Answer:
-        """Sends the body and reads the answer's beginning. Raises `Broken`, `Blocked`, `InvalidField` for a header of
-        more than one line, and `OSError` for what this machine has run out of.
+        """Sends the body and reads the answer's beginning. Raises `Broken`, `Blocked`, `ProxyFailed`, `InvalidField`
+        for a header of more than one line, and `OSError` for what this machine has run out of.
         """
         if self._closed:
             raise RuntimeError("the connection pool was closed")
@@ -109,6 +111,7 @@ class LeanWire:
         self._sweeping = self._loop.call_later(self._keep_alive_s / 2, self._sweep) if kept else None
 
     def _route(self, url: URL) -> _Route:
+        vet(self._rules, url)
         while len(self._routes) >= ROUTES:
             del self._routes[next(iter(self._routes))]
         host, port = url.raw_host, url.port

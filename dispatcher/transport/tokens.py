@@ -6,7 +6,7 @@ limited time, and of its answer little is read and nothing believed that a heade
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from time import monotonic
 from typing import assert_never
 from weakref import WeakValueDictionary
@@ -19,6 +19,7 @@ from dispatcher.rules.oauth2 import OAuth2, Token
 from dispatcher.states import AttemptError
 from dispatcher.transport.failures import classify
 from dispatcher.transport.message import Answer, Wire
+from dispatcher.transport.tunnel import CancelledAtProxy, ProxyFailed
 from dispatcher.version import USER_AGENT
 
 #: How long a token endpoint may take, in seconds.
@@ -58,7 +59,7 @@ class Tokens:
         self._hosts: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
 
     async def token(self, credentials: OAuth2) -> Token:
-        """A token that holds. Raises `Unauthorized`, and `OSError` for what this machine has run out of."""
+        """A token that holds. Raises `Unauthorized`, `ProxyFailed`, and `OSError` for what this machine is out of."""
         kept = self._kept.get(credentials)
         if kept is None or kept.until <= self._clock():
             asking = self._asking.get(credentials)
@@ -113,11 +114,21 @@ class Tokens:
         host = self._hosts.setdefault(url.raw_authority, asyncio.Semaphore(AT_ONCE))
         try:
             async with asyncio.timeout(PATIENCE_S), host:
-                answer = await self._wire.post(url, {**headers, "user-agent": USER_AGENT}, body)
+                answer = await self._posted(url, {**headers, "user-agent": USER_AGENT}, body)
+        except ProxyFailed:
+            # Nobody's fault who could be charged with it.
+            raise
         except Exception as error:  # noqa: BLE001 - `classify` raises what is not the token endpoint's
             word = classify(error)
             raise Unauthorized(word, f"asking the token endpoint ended with {word}") from None
         return _read(answer)
+
+    async def _posted(self, url: URL, headers: Mapping[str, str], body: bytes) -> Answer:
+        try:
+            return await self._wire.post(url, headers, body)
+        except CancelledAtProxy as error:
+            # A timeout knows its own cancellation by this very class.
+            raise asyncio.CancelledError from error
 
 
 def _read(answer: Answer) -> Token:

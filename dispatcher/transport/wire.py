@@ -8,6 +8,7 @@ aiohttp's: resolving, connecting, TLS, keep-alive and the parser.
 import asyncio
 from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 import aiohttp
 from aiohttp.abc import AbstractResolver
@@ -21,8 +22,9 @@ from yarl import URL
 
 from dispatcher.rules.egress import EgressRules
 from dispatcher.states import AttemptError
+from dispatcher.transport.dial import Dialer, Place
 from dispatcher.transport.failures import Broken
-from dispatcher.transport.guard import GuardedResolver, GuardedSockets
+from dispatcher.transport.guard import GuardedResolver, GuardedSockets, vet
 from dispatcher.transport.message import ANSWER_LIMIT, INTERIM_LIMIT, Answer, request_head, serialize
 from dispatcher.transport.tls import Contexts
 
@@ -67,6 +69,23 @@ class _Protocol(ResponseHandler):
             payload.set_exception(self.exception() or aiohttp.ClientPayloadError("the answer has no end"))
 
 
+class _Connector(aiohttp.TCPConnector):
+    """aiohttp's, which would send plain requests to a proxy instead of through it, and vet the proxy's own address."""
+
+    def __init__(self, rules: EgressRules, dialer: Dialer, **given: Any) -> None:
+        super().__init__(**given)
+        self._rules = rules
+        self._dialer = dialer
+
+    async def _create_connection(
+        self, req: aiohttp.ClientRequest, traces: list[Any], timeout: aiohttp.ClientTimeout
+    ) -> ResponseHandler:
+        host, port = req.url.raw_host, req.url.port
+        if host is None or port is None or self._rules.proxied(host) is None:
+            return await super()._create_connection(req, traces, timeout)
+        return await self._dialer.dial(Place(host, port, req.is_ssl()), self._factory)
+
+
 class AiohttpWire:
     """A connection pool that POSTs. Use it in the event loop that runs it; close it at the end."""
 
@@ -80,7 +99,11 @@ class AiohttpWire:
         keep_alive_s: float,
         read_limit: int,
     ) -> None:
-        self._connector = aiohttp.TCPConnector(
+        self._rules = rules
+        self._dialer = Dialer(rules, resolver, contexts, timeout_s=connect_timeout_s)
+        self._connector = _Connector(
+            rules,
+            self._dialer,
             limit=0,
             resolver=GuardedResolver(rules, resolver),
             socket_factory=GuardedSockets(rules),
@@ -96,8 +119,8 @@ class AiohttpWire:
         self._routes: dict[URL, _Route] = {}
 
     async def post(self, url: URL, headers: Mapping[str, str], body: bytes) -> Answer:
-        """Sends the body and reads the answer's beginning. Raises what aiohttp raises, `Blocked`, and `InvalidField`
-        for a header of more than one line.
+        """Sends the body and reads the answer's beginning. Raises what aiohttp raises, `Blocked`, `ProxyFailed`,
+        `Broken`, and `InvalidField` for a header of more than one line.
         """
         if self._connector.closed:
             raise RuntimeError("the connection pool was closed")
@@ -140,6 +163,7 @@ class AiohttpWire:
 
     async def close(self) -> None:
         """Closes every connection."""
+        await self._dialer.close()
         await self._connector.close()
 
     async def _connect(self, route: _Route) -> Connection:
@@ -149,6 +173,7 @@ class AiohttpWire:
             raise aiohttp.ConnectionTimeoutError("no connection in time") from error
 
     def _route(self, url: URL) -> _Route:
+        vet(self._rules, url)
         while len(self._routes) >= ROUTES:
             del self._routes[next(iter(self._routes))]
         bare = url if url.raw_user is None and url.raw_password is None else url.with_user(None)

@@ -441,6 +441,9 @@ def upgrade() -> None:
         sa.Column("job_id", sa.Text(), nullable=True),
         sa.Column("expires_at", UtcTime, nullable=True),
         sa.Column("catch_up", sa.Boolean(), server_default=sa.text("false"), nullable=False),
+        sa.Column("verified_at", UtcTime, nullable=True),
+        sa.Column("challenge_due_at", UtcTime, nullable=True),
+        sa.Column("challenges", sa.Integer(), server_default="0", nullable=False),
         sa.Column("idempotency_key", sa.Text(), nullable=True),
         sa.Column("request_digest", sa.Text(), nullable=True),
         sa.Column("staged_sealed", sa.LargeBinary(), nullable=True),
@@ -526,6 +529,15 @@ def upgrade() -> None:
         unique=False,
         postgresql_where=sa.text("client_certificate_expires_at IS NOT NULL"),
         sqlite_where=sa.text("client_certificate_expires_at IS NOT NULL"),
+    )
+    op.create_index(
+        f"ix_{p}endpoints_challenge",
+        f"{p}endpoints",
+        ["challenge_due_at"],
+        schema=schema,
+        unique=False,
+        postgresql_where=sa.text("challenge_due_at IS NOT NULL"),
+        sqlite_where=sa.text("challenge_due_at IS NOT NULL"),
     )
     op.create_index(
         f"ix_{p}endpoints_disabled",

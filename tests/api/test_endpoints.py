@@ -1,13 +1,16 @@
 """Registering callback URLs and changing what is sent to them."""
 
+import json
+
 import pytest
+from aiohttp import web
 
 from dispatcher.states import Profile
 from dispatcher.store.deployment import Deployment
 from tests.api import rows
 from tests.api.client import Api
 from tests.api.conftest import running_api
-from tests.receiver import Receiver
+from tests.receiver import Received, Receiver
 
 BASES = ["/v1/endpoints", "/v1/webhooks", "/v1/webhooks/subscriptions"]
 URL = "https://user:pass-word@example.com/hook?token=t0ken&b=c"
@@ -226,6 +229,20 @@ async def test_a_test_event_is_sent_and_its_outcome_told(api: Api, receiver: Rec
         told = (await api.post(f"/v1/endpoints/{identifier}/test")).json
         assert (told["delivered"], told["status"], told["error"]) == outcome
     assert b'"type":"webhook.test"' in receiver.requests[0].body
+
+
+async def test_a_challenge_is_sent_and_its_outcome_told(api: Api, receiver: Receiver) -> None:
+    async def repeat(request: Received) -> web.StreamResponse:
+        return web.Response(text=json.loads(request.body)["data"]["challenge"])
+
+    receiver.answers("/good", repeat)
+    receiver.answers("/bad", 200)
+    for path, verified in (("/good", True), ("/bad", False)):
+        identifier = await rows.endpoint(api, url=receiver.url(path))
+        told = (await api.post(f"/v1/endpoints/{identifier}/verify")).json
+        assert (told["verified"], told["status"], told["error"]) == (verified, 200, None)
+        assert (told["verified_at"] is not None) is verified
+        assert (await api.get(f"/v1/endpoints/{identifier}")).json["verified_at"] == told["verified_at"]
 
 
 async def test_recovering_starts_a_run_that_can_be_looked_at(api: Api) -> None:

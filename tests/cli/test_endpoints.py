@@ -238,3 +238,23 @@ def test_credentials_that_cannot_be_read_are_wrong_use(cli: Cli, option: str, va
     assert outcome.code == 2
     assert option in outcome.stderr
     assert "s3cret-of-ours" not in outcome.stderr
+
+
+def test_a_challenge_that_is_not_repeated_is_told_and_code_1(cli: Cli) -> None:
+    endpoint_id = made(cli)
+    cli("endpoints", "update", endpoint_id, "--url", "https://nobody.invalid/hook")
+    outcome = cli("endpoints", "verify", endpoint_id, "--json")
+    assert outcome.code == 1
+    assert (outcome.json["verified"], outcome.json["verified_at"], outcome.json["status"]) == (False, None, None)
+
+
+def test_an_endpoint_that_must_prove_it_is_paused_and_says_what_to_do(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DISPATCHER_VERIFY_ENDPOINTS", "true")
+    endpoint_id = made(cli)
+    shown = cli("endpoints", "show", endpoint_id, "--json").json
+    assert (shown["status"], shown["verified_at"]) == ("paused", None)
+    outcome = cli("endpoints", "resume", endpoint_id)
+    assert outcome.code == 1
+    assert "endpoints verify" in outcome.stderr

@@ -60,7 +60,7 @@ def test_every_link_inside_leads_to_a_file_and_a_heading(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=_name)
 def test_every_setting_that_a_page_names_exists(page: Path) -> None:
     known = {environment_name(field) for field in Settings.model_fields}
-    assert set(re.findall(r"\bDISPATCHER_[A-Z_]*[A-Z]", page.read_text())) <= known
+    assert set(re.findall(r"\bDISPATCHER_[A-Z0-9_]*[A-Z0-9]", page.read_text())) <= known
 
 
 def test_the_page_of_settings_is_current() -> None:

@@ -63,6 +63,17 @@ async def test_its_secret_is_not_told_before_it_is_known(engine: Engine) -> None
     assert callback.secret == early
 
 
+async def test_where_proof_is_demanded_it_waits_for_its_challenge(
+    outpost: Outpost, engine: Engine, producer_environment: pytest.MonkeyPatch
+) -> None:
+    producer_environment.setenv("DISPATCHER_VERIFY_ENDPOINTS", "true")
+    producer_settings.cache_clear()
+    with Session(engine) as session, session.begin():
+        register_callback(session, job_id="job_1", url=URL)
+    (row,) = await outpost.rows("endpoints")
+    assert (row.status, row.verified_at, row.challenge_due_at) == ("paused", None, row.created_at)
+
+
 async def test_it_expires_when_it_is_told_to(outpost: Outpost, engine: Engine) -> None:
     with Session(engine) as session, session.begin():
         register_callback(session, job_id="job_1", url=URL, expires_in=timedelta(hours=1))

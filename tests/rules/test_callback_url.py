@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from dispatcher.errors import InvalidField
 from dispatcher.rules.callback_url import CallbackUrl, _check_readings_agree
 from dispatcher.rules.egress import EgressRules
+from tests.rules.corpus import CASES, Case
 
 STRICT = EgressRules(allow_http=False, allow_networks=())
 HTTP = EgressRules(allow_http=True, allow_networks=())
@@ -41,139 +42,6 @@ ACCEPTED = [
     ("https://t0ken@example.com/h", "https://***@example.com/h", "https://example.com:443"),
 ]
 
-# text, words of the message
-REFUSED = [
-    ("", "1 to 2048"),
-    ("https://example.com/" + "a" * 2030, "1 to 2048"),
-    ("example.com/hook", "absolute URL"),
-    ("//example.com/hook", "absolute URL"),
-    ("/hook", "absolute URL"),
-    ("https:example.com", "absolute URL"),
-    ("https:/example.com", "absolute URL"),
-    ("://example.com", "absolute URL"),
-    ("http://example.com/", "DISPATCHER_ALLOW_HTTP"),
-    ("ftp://example.com/", "must begin with https"),
-    ("file:///etc/passwd", "must begin with https"),
-    ("gopher://example.com:6379/_x", "must begin with https"),
-    ("javascript://example.com/%0aalert(1)", "must begin with https"),
-    ("unix://var/run/docker.sock", "must begin with https"),
-    ("https:///hook", "no host"),
-    ("https://", "no host"),
-    ("https://?x", "no host"),
-    ("https://:443/", "no host"),
-    ("https://user:pw@/", "no host"),
-    ("https://example.com/#part", "fragment"),
-    ("https://example.com/#", "fragment"),
-    ("https://example.com#@evil.example/", "fragment"),
-    (" https://example.com/", "white space"),
-    ("https://example.com/\n", "control character"),
-    ("https://example.com/a\r\nX-Injected: 1", "control character"),
-    ("https://exam\tple.com/", "control character"),
-    ("https://example.com/\x00", "control character"),
-    ("https://example.com/\u2028", "control character"),
-    ("https://example.com/a b", "send it as https://example.com/a%20b"),
-    ("https://example.com/ü", "send it as https://example.com/%C3%BC"),
-    ("https://müller.example/ü?x=ü", "send it as https://xn--mller-kva.example/%C3%BC?x=%C3%BC"),
-    ("https://example.com/{id}", "send it as https://example.com/%7Bid%7D"),
-    ("https://example.com/%zz%2", "send it as https://example.com/%25zz%252"),
-    ("https://example.com/a?b[]=1", r"send it as https://example.com/a?b%5B%5D=***"),
-    ("https://example.com/a\\b", "send it as https://example.com/a%5Cb"),
-    ("https://example.com\\@evil.example/", "backslash"),
-    ("https://example.com\\.evil.example/", "backslash"),
-    ("https://exa mple.com/", "host"),
-    ("https://ex<a>mple.com/", "host"),
-    ("https://\u200b.example/", "host"),
-    ("https://a@b@example.com/", "more than one @"),
-    ("https://u:p@w@example.com/", "more than one @"),
-    ("https://a:b@c:d@example.com/", "more than one @"),
-    ("https://@example.com/", "needs a user"),
-    ("https://:pw@example.com/", "needs a user"),
-    ("https://u%3Ax:pw@example.com/", "needs a user"),
-    ("https://u:%0d%0a@example.com/", "control character"),
-    ("https://u:%ff@example.com/", "UTF-8"),
-    ("https://u:%E2%82%AC@example.com/", "Latin-1"),
-    ("https://example.com:/", "port"),
-    ("https://example.com:0/", "port"),
-    ("https://example.com:0443/", "port"),
-    ("https://example.com:-1/", "port"),
-    ("https://example.com:+443/", "port"),
-    ("https://example.com:4_43/", "port"),
-    ("https://example.com:443:443/", "port"),
-    ("https://example.com:65536/", "port"),
-    ("https://example.com:999999/", "port"),
-    ("https://example.com:22/", "port 22"),
-    ("https://example.com:25/", "port 25"),
-    ("https://example.com:6379/", "Redis"),
-    ("https://example.com:5432/", "PostgreSQL"),
-    ("https://example.com:2375/", "Docker"),
-    ("https://127.0.0.1/", "DISPATCHER_ALLOW_NETWORKS"),
-    ("https://127.0.0.1:8443/", "loopback"),
-    ("https://10.0.0.1/", "private"),
-    ("https://192.168.1.1/", "private"),
-    ("https://169.254.169.254/latest/meta-data/", "metadata"),
-    ("https://100.100.100.200/", "metadata"),
-    ("https://0.0.0.0/", "this network"),
-    ("https://255.255.255.255/", "reserved"),
-    ("https://[::1]/", "loopback"),
-    ("https://[::]/", "unspecified"),
-    ("https://[::ffff:127.0.0.1]/", "loopback"),
-    ("https://[::ffff:a9fe:a9fe]/", "metadata"),
-    ("https://[64:ff9b::7f00:1]/", "loopback"),
-    ("https://[2002:7f00:1::]/", "6to4"),
-    ("https://[fd00:ec2::254]/", "metadata"),
-    ("https://[fe80::1]/", "link-local"),
-    ("https://[fe80::1%25eth0]/", "zone id"),
-    ("https://[2606:4700::1%25eth0]/", "zone id"),
-    ("https://[::1/", "more than one"),
-    ("https://::1/", "no host"),
-    ("https://[example.com]/", "numeric host"),
-    ("https://[127.0.0.1]/", "DISPATCHER_ALLOW_NETWORKS"),
-    ("https://[v1.x]/", "numeric host"),
-    ("https://[]/", "numeric host"),
-    ("https://[::1].example.com/", "more than one"),
-    ("https://2130706433/", "numeric host"),
-    ("https://0x7f000001/", "numeric host"),
-    ("https://0x7f.0.0.1/", "numeric host"),
-    ("https://017700000001/", "numeric host"),
-    ("https://0177.0.0.1/", "numeric host"),
-    ("https://127.1/", "numeric host"),
-    ("https://127.0.1/", "numeric host"),
-    ("https://127.0.0.0x1/", "numeric host"),
-    ("https://1.2.3.4.5/", "numeric host"),
-    ("https://08.8.8.8/", "numeric host"),
-    ("https://256.1.1.1/", "numeric host"),
-    ("https://example.0x/", "numeric host"),
-    ("https://example.123/", "numeric host"),
-    ("https://0/", "numeric host"),
-    ("https://127.0.0.1./", "ends in a dot"),
-    ("https://example.com./", "ends in a dot"),
-    ("https://localhost./", "ends in a dot"),
-    ("https://./", "ends in a dot"),
-    ("https://%65xample.com/", "percent-encoded host"),
-    ("https://127%2e0.0.1/", "percent-encoded host"),
-    ("https://example%00.com/", "percent-encoded host"),
-    ("https://example..com/", "DNS name"),
-    ("https://.example.com/", "DNS name"),
-    ("https://-example.com/", "DNS name"),
-    ("https://example-.com/", "DNS name"),
-    ("https://exa!mple.com/", "DNS name"),
-    ("https://*.example.com/", "DNS name"),
-    ("https://" + "a" * 64 + ".com/", "DNS name"),
-    ("https://" + "a." * 130 + "com/", "DNS name"),
-    ("https://localhost/", "DISPATCHER_ALLOW_NETWORKS"),
-    ("https://LOCALHOST:8443/", "this machine itself"),
-    ("https://a.localhost/", "this machine itself"),
-    ("https://localhost.localdomain/", "this machine itself"),
-    ("https://ip6-localhost/", "this machine itself"),
-    ("https://receiver/", "without a dot"),
-    ("https://intranet:8443/hook", "without a dot"),
-    ("https://metadata.google.internal/", "metadata"),
-    ("https://METADATA.google.internal/", "metadata"),
-    ("https://metadata/", "metadata"),
-    ("https://metadata.goog/", "metadata"),
-    ("https://instance-data.ec2.internal/", "metadata"),
-]
-
 
 @pytest.mark.parametrize(("text", "shown", "destination"), ACCEPTED)
 def test_what_clients_send_is_kept_byte_for_byte(text: str, shown: str | None, destination: str) -> None:
@@ -185,21 +53,16 @@ def test_what_clients_send_is_kept_byte_for_byte(text: str, shown: str | None, d
     assert url.destination == f"{url.scheme}://{f'[{url.host}]' if ':' in url.host else url.host}:{url.port}"
 
 
-@pytest.mark.parametrize(("text", "words"), REFUSED)
-def test_what_attackers_try_is_refused_with_the_remedy(text: str, words: str) -> None:
-    with pytest.raises(InvalidField) as refused:
-        CallbackUrl.parse(text, STRICT)
-    assert refused.value.field == "url"
-    assert words in refused.value.detail
+#: What loopback in `allow_networks` is meant to open, by the words of its refusal without it.
+OPENED = ("loopback", "this machine itself", "DISPATCHER_ALLOW_NETWORKS", "only a private network resolves")
+STILL_REFUSED = [case for case in CASES if case.words and case.url.startswith("https:")]
 
 
-@pytest.mark.parametrize(("text", "words"), [case for case in REFUSED if case[0].startswith("https:")])
-def test_the_settings_of_development_open_nothing_else(text: str, words: str) -> None:
-    if words in {"loopback", "this machine itself", "without a dot", "DISPATCHER_ALLOW_NETWORKS"}:
-        return
+@pytest.mark.parametrize("case", [case for case in STILL_REFUSED if not case.words.startswith(OPENED)])
+def test_the_settings_of_development_open_nothing_else(case: Case) -> None:
     with pytest.raises(InvalidField) as refused:
-        CallbackUrl.parse(text, LOOPBACK)
-    assert words in refused.value.detail
+        CallbackUrl.parse(case.url, LOOPBACK)
+    assert case.words in refused.value.detail
 
 
 @pytest.mark.parametrize(

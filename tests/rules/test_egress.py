@@ -1,12 +1,16 @@
 """The egress guard's rules: a corpus of addresses, in every notation that reaches a machine by another way."""
 
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dispatcher.rules.egress import EgressRules, port_refusal
+from dispatcher.errors import InvalidSettings
+from dispatcher.rules.egress import EgressRules
+from dispatcher.rules.hosts import Hosts
+from dispatcher.rules.proxy import Proxy
 
 PUBLIC = """
 1.1.1.1
@@ -101,7 +105,7 @@ fd20:ce::254        metadata
 64:ff9b:1::1        NAT64
 64:ff9b:1::8.8.8.8  NAT64
 100::1              discard
-100:0:0:1::1        unicast
+100:0:0:1::1        dummy
 200::1              unicast
 2001::1             IETF
 2001:0:4136:e378:8000:63bf:3fff:fdd2  IETF
@@ -162,12 +166,16 @@ def test_a_public_address_is_allowed(address: str) -> None:
 def test_everything_else_is_refused_with_a_reason(line: str) -> None:
     address, words = line.split(maxsplit=1)
 
-    assert words in (NOTHING_ALLOWED.refusal(address) or "allowed")
+    refusal = NOTHING_ALLOWED.refusal(address)
+    assert refusal is not None
+    assert words in refusal.why
 
 
 @pytest.mark.parametrize("address", ["", " ", "1.2.3.4 ", "1.2.3.4\n", "١.1.1.1", "\x00"])
 def test_what_is_no_address_is_refused(address: str) -> None:
-    assert NOTHING_ALLOWED.refusal(address) == "not an IP address"
+    refusal = NOTHING_ALLOWED.refusal(address)
+    assert refusal is not None
+    assert refusal.why == "not an IP address"
 
 
 @pytest.mark.parametrize(
@@ -235,11 +243,121 @@ def test_an_address_mapped_or_translated_is_judged_as_itself(address: IPv4Addres
 
 @pytest.mark.parametrize("port", [80, 443, 1024, 3000, 5000, 8000, 8080, 8443, 9000, 32768, 60999, 65535])
 def test_ports_where_receivers_listen_are_allowed(port: int) -> None:
-    assert port_refusal(port) is None
+    assert NOTHING_ALLOWED.port_refusal(port) is None
 
 
 @pytest.mark.parametrize(
     "port", [-1, 0, 21, 22, 25, 53, 81, 110, 143, 445, 993, 1023, 2375, 3306, 5432, 6379, 9200, 11211, 27017, 65536]
 )
 def test_ports_of_other_services_are_refused(port: int) -> None:
-    assert port_refusal(port)
+    assert NOTHING_ALLOWED.port_refusal(port)
+
+
+@pytest.mark.parametrize("address", ["8.8.8.8", "::ffff:8.8.8.8", "64:ff9b::8.8.8.8", "2a01:4f8::5efe:8.8.8.8"])
+def test_a_denied_network_is_refused_whatever_allows_it(address: str) -> None:
+    rules = replace(allowing("0.0.0.0/0", "::/0"), deny_networks=(ip_network("8.8.0.0/16"),))
+    assert rules.refusal("8.9.0.1") is None
+    refusal = rules.refusal(address)
+    assert refusal is not None
+    assert "DISPATCHER_DENY_NETWORKS" in refusal.remedy
+
+
+@pytest.mark.parametrize(
+    ("prefix", "address"),
+    # The examples of RFC 6052, 2.4.
+    [
+        ("2001:db8::/32", "2001:db8:{a}{b}:{c}{d}::"),
+        ("2001:db8:100::/40", "2001:db8:1{a}:{b}{c}:{d}::"),
+        ("2001:db8:122::/48", "2001:db8:122:{a}{b}:{c}:{d}00::"),
+        ("2001:db8:122:300::/56", "2001:db8:122:3{a}:{b}:{c}{d}::"),
+        ("2001:db8:122:344::/64", "2001:db8:122:344:{a}:{b}{c}:{d}00::"),
+        ("2001:db8:122:344::/96", "2001:db8:122:344::{a}{b}:{c}{d}"),
+        ("64:ff9b:1::/48", "64:ff9b:1:{a}{b}:{c}:{d}00::"),
+    ],
+)
+def test_a_translated_address_is_judged_as_what_it_is_translated_to(prefix: str, address: str) -> None:
+    network = ip_network(prefix)
+    assert isinstance(network, IPv6Network)
+    rules = replace(NOTHING_ALLOWED, nat64_prefixes=(network,))
+
+    def of(dotted: str) -> str:
+        a, b, c, d = (f"{int(octet):02x}" for octet in dotted.split("."))
+        return address.format(a=a, b=b, c=c, d=d)
+
+    assert rules.refusal(of("8.8.8.8")) is None
+    for dotted, why in (("10.0.0.1", "private"), ("127.0.0.1", "loopback"), ("169.254.169.254", "metadata")):
+        refusal = rules.refusal(of(dotted))
+        assert refusal is not None
+        assert why in refusal.why
+        assert dotted in refusal.why
+    assert replace(rules, allow_networks=(ip_network("10.0.0.0/8"),)).refusal(of("10.0.0.1")) is None
+
+
+@pytest.mark.parametrize(
+    ("host", "allowed"),
+    [
+        ("hooks.example.com", True),
+        ("a.example.org", True),
+        ("a.b.example.org", True),
+        ("8.8.8.8", True),
+        ("example.org", False),
+        ("evil-example.org", False),
+        ("hooks.example.com.evil.example", False),
+        ("a.hooks.example.com", False),
+        ("8.8.4.4", False),
+        ("10.0.0.1", False),
+    ],
+)
+def test_where_hosts_are_listed_nothing_else_is_sent_to(host: str, allowed: bool) -> None:
+    listed = Hosts.parse(["Hooks.example.com", "*.example.org", "8.8.8.8", "10.0.0.0/8"], "DISPATCHER_ALLOW_HOSTS")
+    refusal = replace(NOTHING_ALLOWED, allow_hosts=listed).target_refusal("https", host, 443)
+    assert (refusal is None) is allowed
+    if host.startswith("10."):
+        # Listed, and not public: both have to be allowed.
+        assert refusal is not None
+        assert "DISPATCHER_ALLOW_NETWORKS" in refusal.remedy
+
+
+@pytest.mark.parametrize(
+    "entry", ["*", "*.", "a..b", "http://a.example", "a.example:443", "a.*.example", "ü.example", "10.0.0.1/8"]
+)
+def test_what_is_no_host_is_no_entry_of_a_list(entry: str) -> None:
+    with pytest.raises(InvalidSettings, match="DISPATCHER_NO_PROXY"):
+        Hosts.parse([entry], "DISPATCHER_NO_PROXY")
+
+
+def test_ports_are_what_the_settings_say_and_what_is_denied_goes_first() -> None:
+    rules = replace(NOTHING_ALLOWED, allow_ports=((22, 22), (6000, 7000)), deny_ports=((6500, 6600),))
+    allowed = [port for port in (22, 80, 443, 6000, 6379, 6499, 6500, 6600, 6601, 7001) if not rules.port_refusal(port)]
+    assert allowed == [22, 6000, 6379, 6499, 6601]
+
+
+def test_the_database_and_the_proxy_are_no_receivers_even_where_their_network_is_allowed() -> None:
+    own = frozenset({("db.example.com", 6543), ("10.0.0.7", 3128)})
+    rules = replace(allowing("10.0.0.0/8"), own_services=own)
+    for host, port in (("db.example.com", 6543), ("10.0.0.7", 3128), ("10.0.0.9", 6543), ("::ffff:10.0.0.7", 3128)):
+        refusal = rules.target_refusal("https", host, port)
+        assert refusal is not None
+        assert refusal.remedy == "no setting allows it"
+    for host, port in (("db.example.com", 443), ("10.0.0.7", 443), ("8.8.8.8", 6543)):
+        assert rules.target_refusal("https", host, port) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "proxy", "proxy:3128", "https://proxy:3128", "socks5://proxy:1080", "http://proxy", "http://:3128",
+        "http://proxy:0", "http://proxy:99999", "http://proxy:3128/path", "http://u:s3cret@proxy:port", "http://a b:1",
+    ],
+)  # fmt: skip
+def test_what_is_no_proxy_is_refused_and_its_password_not_shown(text: str) -> None:
+    with pytest.raises(InvalidSettings, match="DISPATCHER_PROXY") as refused:
+        Proxy.parse(text)
+    assert "s3cret" not in str(refused.value)
+
+
+def test_a_proxy_is_shown_without_its_password() -> None:
+    proxy = Proxy.parse("http://me:s3cret@[fd00::1]:3128/")
+    assert (proxy.host, proxy.port, proxy.shown) == ("fd00::1", 3128, "http://[fd00::1]:3128")
+    assert "s3cret" not in repr(proxy)
+    assert proxy.asks("2606:4700::1", 443).startswith(b"CONNECT [2606:4700::1]:443 HTTP/1.1\r\n")

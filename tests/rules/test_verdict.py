@@ -1,11 +1,13 @@
 """The verdict table, row by row, and that every exchange has a legal verdict."""
 
+from math import inf
+
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dispatcher.rules.retry import RetryPolicy
-from dispatcher.rules.verdict import Exchange, Outcome, Verdict, drop_failed, judge, refused_request
+from dispatcher.rules.verdict import PROXY_FORGIVEN, Exchange, Outcome, Verdict, drop_failed, judge, refused_request
 from dispatcher.states import AttemptError, Reason
 
 POLICY = RetryPolicy((5.0, 300.0), jitter=0)
@@ -197,3 +199,19 @@ def test_what_is_sent_once_only_is_dropped_by_its_failure(
         before.pause_endpoint_s,
         before.disables,
     )
+
+
+@pytest.mark.parametrize(("interruptions", "delay_s"), [(0, 5), (1, 10), (5, 160), (6, 300), (7, 300), (10**6, 300)])
+def test_what_the_proxy_alone_kept_back_is_due_again_later_and_later_and_uses_no_retry(
+    interruptions: int, delay_s: float
+) -> None:
+    exchange = Exchange(None, AttemptError.INTERNAL, forgiven=inf)
+    expected = Verdict(Outcome.INTERRUPTED, None, delay_s, None, backs_off=False, disables=None)
+    assert judged(exchange, failures=2, interruptions=interruptions) == expected
+
+
+def test_what_may_be_the_proxys_fault_is_forgiven_for_a_while() -> None:
+    exchange = Exchange(None, AttemptError.INTERNAL, forgiven=PROXY_FORGIVEN)
+    outcomes = [judged(exchange, interruptions=n).outcome for n in range(PROXY_FORGIVEN + 1)]
+    assert outcomes == [Outcome.INTERRUPTED] * PROXY_FORGIVEN + [Outcome.RETRY]
+    assert judged(exchange, failures=2, interruptions=PROXY_FORGIVEN).reason is Reason.EXHAUSTED

@@ -35,6 +35,21 @@ def test_several_hosts_are_tried_until_one_can_write() -> None:
     assert (parsed.url.username, parsed.url.password, parsed.url.database) == ("me", "pw", "app")
 
 
+@pytest.mark.parametrize(
+    ("text", "servers"),
+    [
+        ("sqlite:///a.db", []),
+        ("postgresql://me:pw@DB.example:6000/app", [("db.example", 6000)]),
+        ("postgresql://db/app", [("db", 5432)]),
+        ("postgresql://one,two:6000/app", [("one", 5432), ("two", 6000)]),
+        ("postgresql:///app?host=/var/run/postgresql", []),
+        ("postgresql:///app", []),
+    ],
+)
+def test_the_servers_that_it_names_are_known(text: str, servers: list[tuple[str, int]]) -> None:
+    assert parse_database_url(text).servers == servers
+
+
 def test_an_application_name_is_told_to_the_server() -> None:
     parsed = parse_database_url("postgresql://db/app?application_name=outbox")
     assert parsed.connect_args["server_settings"] == {"application_name": "outbox"}

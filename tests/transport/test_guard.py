@@ -2,6 +2,7 @@
 
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 from ipaddress import ip_network
 from typing import Any
 
@@ -15,6 +16,7 @@ from dispatcher.transport.guard import Blocked, GuardedResolver, GuardedSockets
 from tests.receiver import Receiver
 from tests.transport.name_server import NameServer
 from tests.transport.posting import NOW, Open
+from tests.transport.raw_receiver import RawReceiver, answer
 
 PUBLIC = EgressRules(allow_http=True, allow_networks=())
 LOOPBACK = EgressRules(allow_http=True, allow_networks=(ip_network("127.0.0.0/8"),))
@@ -121,3 +123,53 @@ def test_a_socket_is_made_for_what_is_allowed() -> None:
     made.close()
     with pytest.raises(Blocked, match="loopback"):
         GuardedSockets(PUBLIC)(address)
+
+
+async def test_an_own_port_is_refused_at_every_address_of_this_machine(
+    client_with: Callable[..., HttpClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with RawReceiver() as listener:
+        rules = replace(LOOPBACK, own_ports=frozenset({listener.port}))
+        for answer in (["127.0.0.1"], ["127.0.0.2"]):
+            assert await _error(client_with(rules, answer), listener.url(host="me.example")) is AttemptError.BLOCKED
+        # The same at an address that no rule knows for this machine's: the kernel does.
+        monkeypatch.setattr(EgressRules, "connection_refusal", lambda *_: None)
+        assert await _error(client_with(rules, ["127.0.0.1"]), listener.url(host="me.example")) is AttemptError.BLOCKED
+        assert await _error(client_with(LOOPBACK, ["127.0.0.1"]), listener.url(host="me.example")) is None
+    assert listener.connections == 1
+
+
+async def test_no_redirect_is_followed(client_with: Callable[..., HttpClient]) -> None:
+    async with RawReceiver() as elsewhere:
+        for status in (301, 302, 303, 307, 308):
+            location = f"Location: {elsewhere.url('/stolen')}"
+            async with RawReceiver(answer(b"", location, status=f"{status} X")) as receiver:
+                assert await _error(client_with(LOOPBACK, []), receiver.url()) is AttemptError.HTTP_STATUS
+    assert elsewhere.connections == 0
+
+
+@pytest.mark.parametrize(
+    "host", ["metadata.google.internal", "METADATA.google.internal", "metadata.google.internal.", "localhost"]
+)
+async def test_a_name_that_is_refused_is_not_even_resolved(
+    client_with: Callable[..., HttpClient], sockets_made: list[Any], host: str
+) -> None:
+    client = client_with(PUBLIC, ["93.184.216.34"])
+    assert await _error(client, f"http://{host}/") is AttemptError.BLOCKED
+    assert sockets_made == []
+
+
+async def test_the_log_says_which_rule_refused_and_how_to_allow_it(
+    client_with: Callable[..., HttpClient], caplog: pytest.LogCaptureFixture
+) -> None:
+    url = "http://u:s3cret@receiver.example/?t=t0ken"
+    assert await _error(client_with(PUBLIC, ["10.1.2.3"]), url) is AttemptError.BLOCKED
+    (written,) = [record.getMessage() for record in caplog.records if "egress.blocked" in record.getMessage()]
+    for words in ("receiver.example", "a private network", "DISPATCHER_ALLOW_NETWORKS"):
+        assert words in written
+    for secret in ("s3cret", "t0ken"):
+        assert secret not in written
+
+
+async def test_an_answer_without_an_address_is_a_name_that_is_not_known(client_with: Callable[..., HttpClient]) -> None:
+    assert await _error(client_with(PUBLIC, []), "http://receiver.example/") is AttemptError.DNS

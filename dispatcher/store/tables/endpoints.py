@@ -69,6 +69,12 @@ def declare_endpoints(declaring: Declaring) -> dict[str, Table]:
         Column("expires_at", UtcTime),
         #: A callback that was just registered: whether its job has settled is looked at beside the next fan-out.
         Column("catch_up", Boolean, nullable=False, server_default=text("false")),
+        #: When it last proved that its owner wants to be sent to; null: it has not (yet).
+        Column("verified_at", UtcTime),
+        #: When it is challenged next to prove it; null: not by itself.
+        Column("challenge_due_at", UtcTime),
+        #: How often it was.
+        Column("challenges", Integer, nullable=False, server_default="0"),
         Column("idempotency_key", Text),
         Column("request_digest", Text),
         #: A secret that was shown and signs nothing yet, since when, and how long the former will sign beside it.
@@ -111,6 +117,7 @@ def declare_endpoints(declaring: Declaring) -> dict[str, Table]:
         "heartbeat_due_at",
         where="status = 'enabled' AND heartbeat_due_at IS NOT NULL",
     )
+    declaring.index(endpoints, "endpoints_challenge", "challenge_due_at", where="challenge_due_at IS NOT NULL")
     declaring.index(endpoints, "endpoints_disabled", "updated_at", where="status = 'disabled'")
     declaring.index(
         endpoints,
