@@ -5,10 +5,11 @@ from typing import Any
 from prometheus_client.exposition import choose_encoder
 
 from dispatcher.api.queries import NoQuery, StatsQuery, TenantQuery
-from dispatcher.api.route import Answer, Call, Reply, Route, Scope
+from dispatcher.api.route import Answer, Call, Reply, Route
 from dispatcher.engine.vitals import Condition
 from dispatcher.service import health, models, stats
 from dispatcher.service.models import Egress, Stats
+from dispatcher.states import Scope
 
 _TAG = "Operations"
 
@@ -76,13 +77,14 @@ def _page(path: str, operation: str, summary: str, handler: Any, answers: dict[i
         handler=handler,
         query=NoQuery,
         answers=answers,
-        scope=Scope.PUBLIC,
+        scope=None,
     )
 
 
 ROUTES: tuple[Route, ...] = (
     Route(
         method="GET",
+        scope=Scope.READ,
         path="/v1/stats",
         tag=_TAG,
         operation="getStats",
@@ -93,6 +95,7 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route(
         method="GET",
+        scope=Scope.READ,
         path="/v1/egress",
         tag=_TAG,
         operation="getEgress",
@@ -111,7 +114,8 @@ ROUTES: tuple[Route, ...] = (
         handler=metrics,
         query=NoQuery,
         answers={200: Answer("The metrics.", media_type="text/plain")},
-        scope=Scope.ADMIN,
+        scope=Scope.READ,
+        of_deployment=True,
     ),
     _page(
         "/healthz",

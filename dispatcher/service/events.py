@@ -1,5 +1,6 @@
 """Publishing through the service, and events as they were published: each call stores all of its events or none."""
 
+from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
@@ -25,6 +26,7 @@ from dispatcher.service.models import (
     Page,
 )
 from dispatcher.service.pages import DEFAULT_PAGE, Order, fetch_page
+from dispatcher.service.quotas import Quotas
 from dispatcher.service.scope import events_of_job, text_filter, within
 from dispatcher.states import EventKind
 from dispatcher.store.database import Database
@@ -37,15 +39,20 @@ WARN_ABOVE_BYTES = 20_000
 
 
 async def publish(
-    deployment: Deployment, body: EventPublish, *, tenant: str, ingest: Ingest | None = None
+    deployment: Deployment,
+    body: EventPublish,
+    *,
+    tenant: str,
+    ingest: Ingest | None = None,
+    quotas: Quotas | None = None,
 ) -> EventAccepted:
     """Stores an event of `body.tenant`, else of `tenant`; the caller's right to name it was checked.
 
     The same id or idempotency key with the same content again gives the same answer and stores nothing. With `ingest`
-    it shares a transaction with whoever publishes just now, else it has its own.
-    Raises `InvalidField`, `IdempotencyConflict`.
+    it shares a transaction with whoever publishes just now, else it has its own; `quotas` hold it to the tenant's.
+    Raises `InvalidField`, `IdempotencyConflict`, `TooManyEvents`.
     """
-    event = _new(deployment, body, tenant, "")
+    [event] = await _new(deployment, [body], tenant, quotas, [""])
     created_at = (await _store(deployment.database, [event], ingest))[event.key]
     return EventAccepted(
         id=event.id, type=event.type, job_id=event.job_id, created_at=created_at, warnings=event.warnings
@@ -53,12 +60,17 @@ async def publish(
 
 
 async def publish_batch(
-    deployment: Deployment, bodies: Sequence[EventPublish], *, tenant: str, ingest: Ingest | None = None
+    deployment: Deployment,
+    bodies: Sequence[EventPublish],
+    *,
+    tenant: str,
+    ingest: Ingest | None = None,
+    quotas: Quotas | None = None,
 ) -> BatchAccepted:
     """Stores all events or none, in their order. Raises like `publish`, with fields named `events/3/data`."""
     if not 1 <= len(bodies) <= BATCH_LENGTH:
         raise InvalidField("events", f"takes 1 to {BATCH_LENGTH} events, not {len(bodies)}; split the batch")
-    events = [_new(deployment, body, tenant, f"events/{place}/") for place, body in enumerate(bodies)]
+    events = await _new(deployment, bodies, tenant, quotas, [f"events/{place}/" for place in range(len(bodies))])
     await _store(deployment.database, events, ingest)
     return BatchAccepted(ids=[event.id for event in events])
 
@@ -122,20 +134,31 @@ async def list_page(
     return Page[Event](data=[_view(row, kinds) for row in rows], next_cursor=following)
 
 
-def _new(deployment: Deployment, body: EventPublish, tenant: str, at: str) -> NewEvent:
-    return new_event(
-        body.type,
-        body.data,
-        max_payload=deployment.settings.max_payload,
-        at=at,
-        job_id=body.job_id,
-        kind=body.kind,
-        tenant=body.tenant or tenant,
-        id=body.id,
-        timestamp=body.timestamp,
-        traceparent=body.traceparent,
-        idempotency_key=body.idempotency_key,
-    )
+async def _new(
+    deployment: Deployment, bodies: Sequence[EventPublish], tenant: str, quotas: Quotas | None, at: Sequence[str]
+) -> list[NewEvent]:
+    counts = Counter(body.tenant or tenant for body in bodies)
+    held = {} if quotas is None else {owner: await quotas.of(owner) for owner in counts}
+    events = [
+        new_event(
+            body.type,
+            body.data,
+            max_payload=deployment.settings.max_payload if quotas is None else held[body.tenant or tenant].max_payload,
+            at=place,
+            job_id=body.job_id,
+            kind=body.kind,
+            tenant=body.tenant or tenant,
+            id=body.id,
+            timestamp=body.timestamp,
+            traceparent=body.traceparent,
+            idempotency_key=body.idempotency_key,
+        )
+        for body, place in zip(bodies, at, strict=True)
+    ]
+    if quotas is not None:
+        # Only now: what is refused for itself is not counted.
+        quotas.admit(counts, held)
+    return events
 
 
 async def _store(database: Database, events: Sequence[NewEvent], ingest: Ingest | None) -> Created:

@@ -21,6 +21,7 @@ from dispatcher.service.answers import (
     Redelivery,
     RedeliveryAccepted,
     Stats,
+    TenantQuota,
     TenantSecret,
     TestResult,
     Waiting,
@@ -36,6 +37,7 @@ from dispatcher.service.job_answers import (
 )
 from dispatcher.service.requests import (
     BATCH_LENGTH,
+    TENANT_SCOPES,
     CallbackCreate,
     DeadLetterDiscard,
     DeadLetterFilter,
@@ -48,6 +50,7 @@ from dispatcher.service.requests import (
     KeyCreate,
     Recover,
     RotateSecret,
+    TenantQuotaUpdate,
     TenantSecretSet,
     UnreadableJson,
     parse_event,
@@ -56,6 +59,7 @@ from dispatcher.service.requests import (
 
 __all__ = [
     "BATCH_LENGTH",
+    "TENANT_SCOPES",
     "Answer",
     "Attempt",
     "BatchAccepted",
@@ -94,6 +98,8 @@ __all__ = [
     "RedeliveryAccepted",
     "RotateSecret",
     "Stats",
+    "TenantQuota",
+    "TenantQuotaUpdate",
     "TenantSecret",
     "TenantSecretSet",
     "TestResult",
