@@ -1,5 +1,6 @@
 """Every request and answer of the service under one name: what doors validate with and OpenAPI is made from."""
 
+from dispatcher.service.access_requests import KeyCreate, TenantQuotaUpdate
 from dispatcher.service.answers import (
     Answer,
     Attempt,
@@ -37,7 +38,6 @@ from dispatcher.service.job_answers import (
 )
 from dispatcher.service.requests import (
     BATCH_LENGTH,
-    TENANT_SCOPES,
     CallbackCreate,
     DeadLetterDiscard,
     DeadLetterFilter,
@@ -47,10 +47,8 @@ from dispatcher.service.requests import (
     EventBatch,
     EventPublish,
     JobLinkCreate,
-    KeyCreate,
     Recover,
     RotateSecret,
-    TenantQuotaUpdate,
     TenantSecretSet,
     UnreadableJson,
     parse_event,
@@ -59,7 +57,6 @@ from dispatcher.service.requests import (
 
 __all__ = [
     "BATCH_LENGTH",
-    "TENANT_SCOPES",
     "Answer",
     "Attempt",
     "BatchAccepted",
