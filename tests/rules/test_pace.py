@@ -16,6 +16,14 @@ def test_as_much_as_the_burst_holds_may_be_done_at_once_and_then_as_the_rate_has
     assert pace.wait_s(ahead, 102.0, 2.0, 10.0) == 0
 
 
+def test_rounding_keeps_nobody_out() -> None:
+    ahead = 1000.0
+    for _ in range(200):
+        assert pace.wait_s(ahead, 1000.0, 0.1, 20.0) == 0
+        ahead = pace.spent(ahead, 1000.0, 0.1)
+    assert pace.wait_s(ahead, 1000.0, 0.1, 20.0) > 0.09
+
+
 def test_what_is_larger_than_the_burst_waits_until_nothing_is_ahead_and_delays_what_follows() -> None:
     assert pace.wait_s(103.0, 100.0, 50.0, 10.0) == 3.0
     assert pace.wait_s(100.0, 100.0, 50.0, 10.0) == 0

@@ -14,6 +14,7 @@ class Asked:
 
     def __init__(self, for_s: float = 10.0) -> None:
         self.names: list[str] = []
+        self.begun = asyncio.Event()
         self.may_answer = asyncio.Event()
         self.may_answer.set()
         self.answers: dict[str, str] = {}
@@ -22,6 +23,7 @@ class Asked:
 
     async def look_up(self, name: str) -> Said[str] | None:
         self.names.append(name)
+        self.begun.set()
         answer = self.answers.get(name)
         await self.may_answer.wait()
         if self.away:
@@ -43,8 +45,7 @@ async def test_it_is_believed_from_when_it_was_asked_for_and_not_a_moment_longer
     asked.may_answer.clear()
     remembered = Remembered(clock, asked.look_up, most=10)
     asking = asyncio.create_task(remembered.ask("a"))
-    while not asked.names:
-        await asyncio.sleep(0)
+    await asked.begun.wait()
     # The answer takes four seconds to come; what it says was true when it was asked for.
     clock.advance(4)
     asked.may_answer.set()
@@ -106,8 +107,7 @@ async def test_who_gives_up_waiting_does_not_end_it_for_the_others(clock: FakeCl
     asked.may_answer.clear()
     remembered = Remembered(clock, asked.look_up, most=10)
     first, second = asyncio.create_task(remembered.ask("a")), asyncio.create_task(remembered.ask("a"))
-    while not asked.names:
-        await asyncio.sleep(0)
+    await asked.begun.wait()
     first.cancel()
     asked.may_answer.set()
     assert await second == "one"
