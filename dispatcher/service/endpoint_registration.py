@@ -19,7 +19,7 @@ from dispatcher.service.fields import JOB_ID_LENGTH
 from dispatcher.service.models import CallbackCreate, EndpointCreate, EndpointWithSecret
 from dispatcher.service.moments import moment_now
 from dispatcher.service.quotas import check_room, hold_room
-from dispatcher.service.scope import text_filter
+from dispatcher.service.scope import text_filter, within
 from dispatcher.store.deployment import Deployment
 from dispatcher.store.endpoint_fields import endpoint_defaults
 from dispatcher.store.endpoint_rows import NewEndpoint, callback_row, insert_endpoint, new_endpoint_row
@@ -54,7 +54,7 @@ async def create(
         before = (
             await connection.execute(
                 select(endpoints.row_id, endpoints.request_digest).where(
-                    endpoints.tenant == new.tenant, endpoints.idempotency_key == idempotency_key
+                    within(new.tenant, endpoints.tenant), endpoints.idempotency_key == idempotency_key
                 )
             )
         ).one()

@@ -26,7 +26,7 @@ from dispatcher.service.models import (
     Page,
 )
 from dispatcher.service.pages import DEFAULT_PAGE, Order, fetch_page
-from dispatcher.service.quotas import Quotas
+from dispatcher.service.quotas import Quota, Quotas
 from dispatcher.service.scope import events_of_job, text_filter, within
 from dispatcher.states import EventKind
 from dispatcher.store.database import Database
@@ -52,7 +52,12 @@ async def publish(
     it shares a transaction with whoever publishes just now, else it has its own; `quotas` hold it to the tenant's.
     Raises `InvalidField`, `IdempotencyConflict`, `TooManyEvents`.
     """
-    [event] = await _new(deployment, [body], tenant, quotas, [""])
+    owner = body.tenant or tenant
+    quota = None if quotas is None else await quotas.of(owner)
+    event = _new(deployment, body, owner, quota, "")
+    if quotas is not None and quota is not None:
+        # Only now: what is refused for itself is not counted.
+        quotas.admit({owner: 1}, {owner: quota})
     created_at = (await _store(deployment.database, [event], ingest))[event.key]
     return EventAccepted(
         id=event.id, type=event.type, job_id=event.job_id, created_at=created_at, warnings=event.warnings
@@ -70,7 +75,14 @@ async def publish_batch(
     """Stores all events or none, in their order. Raises like `publish`, with fields named `events/3/data`."""
     if not 1 <= len(bodies) <= BATCH_LENGTH:
         raise InvalidField("events", f"takes 1 to {BATCH_LENGTH} events, not {len(bodies)}; split the batch")
-    events = await _new(deployment, bodies, tenant, quotas, [f"events/{place}/" for place in range(len(bodies))])
+    counts = Counter(body.tenant or tenant for body in bodies)
+    held = {} if quotas is None else {owner: await quotas.of(owner) for owner in counts}
+    events = [
+        _new(deployment, body, owner := body.tenant or tenant, held.get(owner), f"events/{place}/")
+        for place, body in enumerate(bodies)
+    ]
+    if quotas is not None:
+        quotas.admit(counts, held)
     await _store(deployment.database, events, ingest)
     return BatchAccepted(ids=[event.id for event in events])
 
@@ -134,31 +146,20 @@ async def list_page(
     return Page[Event](data=[_view(row, kinds) for row in rows], next_cursor=following)
 
 
-async def _new(
-    deployment: Deployment, bodies: Sequence[EventPublish], tenant: str, quotas: Quotas | None, at: Sequence[str]
-) -> list[NewEvent]:
-    counts = Counter(body.tenant or tenant for body in bodies)
-    held = {} if quotas is None else {owner: await quotas.of(owner) for owner in counts}
-    events = [
-        new_event(
-            body.type,
-            body.data,
-            max_payload=deployment.settings.max_payload if quotas is None else held[body.tenant or tenant].max_payload,
-            at=place,
-            job_id=body.job_id,
-            kind=body.kind,
-            tenant=body.tenant or tenant,
-            id=body.id,
-            timestamp=body.timestamp,
-            traceparent=body.traceparent,
-            idempotency_key=body.idempotency_key,
-        )
-        for body, place in zip(bodies, at, strict=True)
-    ]
-    if quotas is not None:
-        # Only now: what is refused for itself is not counted.
-        quotas.admit(counts, held)
-    return events
+def _new(deployment: Deployment, body: EventPublish, tenant: str, quota: Quota | None, at: str) -> NewEvent:
+    return new_event(
+        body.type,
+        body.data,
+        max_payload=deployment.settings.max_payload if quota is None else quota.max_payload,
+        at=at,
+        job_id=body.job_id,
+        kind=body.kind,
+        tenant=tenant,
+        id=body.id,
+        timestamp=body.timestamp,
+        traceparent=body.traceparent,
+        idempotency_key=body.idempotency_key,
+    )
 
 
 async def _store(database: Database, events: Sequence[NewEvent], ingest: Ingest | None) -> Created:

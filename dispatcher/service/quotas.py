@@ -105,7 +105,7 @@ async def update(deployment: Deployment, tenant: str, body: TenantQuotaUpdate) -
     async with deployment.database.begin() as connection:
         await hold_room(connection, deployment.database.tables, named)
         if values:
-            await connection.execute(quotas.update().where(quotas.c.tenant == named).values(values))
+            await connection.execute(quotas.update().where(within(named, quotas.c.tenant)).values(values))
         return await _view(connection, deployment, named)
 
 
@@ -117,7 +117,7 @@ async def hold_room(connection: AsyncConnection, tables: Tables, tenant: str) ->
         sync.execute(insert_if_absent(sync, quotas).values(tenant=tenant).on_conflict_do_nothing())
 
     await connection.run_sync(insert)
-    await connection.execute(select(quotas.c.tenant).where(quotas.c.tenant == tenant).with_for_update())
+    await connection.execute(select(quotas.c.tenant).where(within(tenant, quotas.c.tenant)).with_for_update())
 
 
 async def check_room(connection: AsyncConnection, tables: Tables, tenant: str, most: int) -> None:
@@ -146,7 +146,7 @@ async def _view(connection: AsyncConnection, deployment: Deployment, tenant: str
 async def _own(connection: AsyncConnection, tables: Tables, tenant: str) -> dict[str, Any]:
     """What was set for this tenant."""
     quotas = tables.tenant_quotas
-    row = (await connection.execute(select(quotas).where(quotas.c.tenant == tenant))).mappings().one_or_none()
+    row = (await connection.execute(select(quotas).where(within(tenant, quotas.c.tenant)))).mappings().one_or_none()
     return {} if row is None else {name: row[name] for name in FIELDS if row[name] is not None}
 
 
