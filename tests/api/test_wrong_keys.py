@@ -8,6 +8,7 @@ from dispatcher.api import wrong_keys
 from dispatcher.api.auth import Authenticator, Unauthenticated
 from dispatcher.api.wrong_keys import ADDRESS_BURST, ADDRESS_EVERY_S, OVERALL_BURST, OVERALL_EVERY_S, WrongKeys
 from dispatcher.errors import TooManyWrongKeys
+from dispatcher.metrics import registry
 from dispatcher.service import keys
 from dispatcher.service.models import KeyCreate
 from dispatcher.store.deployment import Deployment, open_deployment
@@ -120,20 +121,18 @@ async def test_the_answer_says_when_to_try_again_and_is_counted_and_not_logged(
     logged = [record.getMessage() for record in caplog.records if "api.refused" in record.getMessage()]
     assert len(logged) == ADDRESS_BURST
     assert "address=127.0.0.1" in logged[0]
-    before = await _refused(api, "too-many-wrong-keys")
+    before = _refused("too-many-wrong-keys")
     slowed = await guesser.get("/v1/events")
     assert (slowed.status, slowed.problem) == (429, "too-many-wrong-keys")
     assert 1 <= int(slowed.headers["Retry-After"]) <= ADDRESS_EVERY_S
     assert sum("api.refused" in record.getMessage() for record in caplog.records) == ADDRESS_BURST
-    # The tests' admin key is short, and so it has to wait like everybody there.
-    assert (await api.get("/v1/events")).status == 429
+    # Whoever has a right one is not kept waiting, nor who needs none.
+    assert (await api.get("/v1/events")).status == 200
     assert (await api.under(None).get("/healthz")).status == 200
-    assert await _refused(api, "too-many-wrong-keys") == before + 2
+    assert _refused("too-many-wrong-keys") == before + 1
 
 
-async def _refused(api: Api, problem: str) -> float:
-    from dispatcher.metrics import registry
-
+def _refused(problem: str) -> float:
     return registry.get_sample_value("dispatcher_api_refused_total", {"problem": problem}) or 0.0
 
 
