@@ -8,7 +8,11 @@ DispatcherError
 │   ├── IdempotencyConflict     same idempotency key or id, other content        (HTTP 409)
 │   ├── Conflict                the thing's state does not allow it              (HTTP 409)
 │   ├── NotFound                unknown, or another tenant's                     (HTTP 404)
-│   ├── TooManyReaders          as many wait for jobs' events as may              (HTTP 429)
+│   ├── OverQuota               the tenant has as much as it may have             (HTTP 422)
+│   ├── TooMany                 more than is taken now; says when to try again    (HTTP 429)
+│   │   ├── TooManyReaders      as many wait for jobs' events as may
+│   │   ├── TooManyEvents       a tenant publishes faster than its quota
+│   │   └── TooManyWrongKeys    somebody tries one API key after another
 │   └── VerificationError       a received webhook whose signature does not hold
 ├── OperatorError               settings or surroundings are wrong: change them
 │   ├── ConfigurationError      a setting or an environment variable
@@ -80,8 +84,28 @@ class NotFound(CallerError):
     """There is no such thing, or it belongs to another tenant."""
 
 
-class TooManyReaders(CallerError):
+class OverQuota(CallerError):
+    """The tenant has as many as its quota lets it have."""
+
+
+class TooMany(CallerError):
+    """More than is taken now; the same call may be made again after `retry_after_s` seconds."""
+
+    def __init__(self, detail: str, retry_after_s: float) -> None:
+        super().__init__(detail)
+        self.retry_after_s = retry_after_s
+
+
+class TooManyReaders(TooMany):
     """As many readers wait for jobs' events in this process as it takes."""
+
+
+class TooManyEvents(TooMany):
+    """A tenant publishes faster than its quota allows."""
+
+
+class TooManyWrongKeys(TooMany):
+    """Wrong API keys come faster than anybody mistypes."""
 
 
 class VerificationError(CallerError):

@@ -85,6 +85,11 @@ class Logger(structlog.BoundLoggerBase):
         return self._logger.takes(20)
 
     @property
+    def debugs(self) -> bool:
+        """As `informs`, for `debug`."""
+        return self._logger.takes(10)
+
+    @property
     def warns(self) -> bool:
         """As `informs`, for `warning`."""
         return self._logger.takes(30)

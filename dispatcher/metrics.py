@@ -83,6 +83,12 @@ oldest_waiting_seconds = Gauge(
     multiprocess_mode="livemostrecent",
     registry=registry,
 )
+api_refused = Counter(
+    "dispatcher_api_refused_total",
+    "Requests to the API that were answered 401, 403 or 429, by problem.",
+    ["problem"],
+    registry=registry,
+)
 job_readers = Gauge(
     "dispatcher_job_readers",
     "Long-polls and streams that follow a job's events in this process.",

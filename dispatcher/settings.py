@@ -254,6 +254,26 @@ class Settings(BaseSettings):
         description="Connections of clients at once to one process of the API, readers among them; what comes beyond is"
         " answered 503.",
     )
+    tls_cert: Path | None = Field(
+        None, description="PEM file with the certificate chain that `serve` answers HTTPS with; unset: plain HTTP."
+    )
+    tls_key: Path | None = Field(
+        None, description="PEM file with the certificate's private key; unset: it is in the same file."
+    )
+    trusted_proxies: Networks = Field(
+        (), description="CIDRs of reverse proxies, whose `X-Forwarded-For` is believed about who calls."
+    )
+    tenant_max_endpoints: int | None = Field(
+        None, ge=0, le=10_000_000, description="Endpoints of a tenant at once, unless it has a quota of its own."
+    )
+    tenant_events_per_s: float | None = Field(
+        None,
+        gt=0,
+        le=1_000_000,
+        allow_inf_nan=False,
+        description="Events that a tenant publishes per second through one process of the API, unless it has a quota of"
+        " its own.",
+    )
     poll_interval: Duration = Field(
         timedelta(seconds=1), description="How often to look for work when nothing wakes the dispatcher."
     )

@@ -33,6 +33,19 @@ class DeliveryState(StrEnum):
     CANCELLED = "cancelled"
 
 
+class Scope(StrEnum):
+    """What an API key may do."""
+
+    #: Publish events.
+    PUBLISH = "publish"
+    #: Register and change endpoints, callbacks and their secrets; redeliver, cancel and discard what is for them.
+    ENDPOINTS = "endpoints"
+    #: Read all but secrets, and make links to jobs.
+    READ = "read"
+    #: Everything, of every tenant: keys and quotas too.
+    ADMIN = "admin"
+
+
 class EventKind(StrEnum):
     """What an event says about its job, and so what becomes of its deliveries that wait."""
 

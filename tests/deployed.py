@@ -13,7 +13,7 @@ from dispatcher.api.runner import ApiRunner
 from dispatcher.engine.dispatcher import Dispatcher
 from dispatcher.settings import load
 
-ADMIN_KEY = "admin-key-of-the-tests"
+ADMIN_KEY = "admin-key-of-the-tests-that-nobody-guesses"
 SECRET_KEY = "QUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUE="
 
 #: Receivers of tests are on this machine, and wait for no one.

@@ -5,22 +5,19 @@ import re
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 from functools import cache
-from http import HTTPStatus
-from traceback import format_tb
-from uuid import uuid4
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry
-from sqlalchemy.exc import DBAPIError
 
 from dispatcher.api import docs_page, openapi
-from dispatcher.api.auth import Forbidden, KeyCache, tenant_scope
-from dispatcher.api.problems import INTERNAL, RETRY_AFTER_S, TOO_MANY_CONNECTIONS, problem, problem_of
+from dispatcher.api.answering import CALLER, REQUEST_ID, ROUTE, address_of, answering, log_fault, logged
+from dispatcher.api.auth import Authenticator, check_scope, tenant_scope
+from dispatcher.api.problems import RETRY_AFTER_S, TOO_MANY_CONNECTIONS, Told
 from dispatcher.api.queries import read_query
 from dispatcher.api.request_body import read_body
-from dispatcher.api.route import Call, Client, Door, Reply, Route, Scope, Stream
+from dispatcher.api.route import Call, Client, Door, Reply, Route, Stream
 from dispatcher.api.runner import Connection
-from dispatcher.api.table import ROUTES
+from dispatcher.api.table import METHODS, ROUTES, served
 from dispatcher.engine.dispatcher import open_store
 from dispatcher.engine.ingest import ByTheQueue, Ingest
 from dispatcher.engine.vitals import Condition
@@ -29,12 +26,10 @@ from dispatcher.logs import logger
 from dispatcher.metrics import registry
 from dispatcher.service.job_readers import JobReaders
 from dispatcher.service.keys import Caller
+from dispatcher.service.quotas import Quotas
 from dispatcher.store.deployment import Deployment
 
 _log = logger(__name__)
-_ROUTE = web.RequestKey("route", Route)
-_REQUEST_ID = web.RequestKey("request_id", str)
-_REQUEST_ID_TEXT = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,253}[\x21-\x7e])?")
 #: A client that reads nothing of a stream for so long is let go, in seconds.
 STALLED_S = 60.0
@@ -45,22 +40,11 @@ CLOSING_S = 2.0
 _BODY_METHODS = frozenset({"POST", "PATCH", "PUT"})
 
 
-def _served(method: str) -> tuple[str, ...]:
-    return (method, "HEAD") if method == "GET" else (method,)
-
-
-#: The methods of each path without parameters; where there is a GET, there is a HEAD.
-_METHODS = {
-    path: {method for route in ROUTES if route.path == path for method in _served(route.method)}
-    for path in {route.path for route in ROUTES if not route.parameters}
-}
-
 _HEADERS = {
-    "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
     "X-Frame-Options": "DENY",
-    "Server": "dispatcher",
 }
 _API_POLICY = "default-src 'none'; frame-ancestors 'none'"
 
@@ -90,7 +74,8 @@ def create_app(
         committer = Ingest(store, ByTheQueue(on_published or _nobody))
     door = Door(
         deployment=deployment,
-        keys=KeyCache(deployment, admin_key),
+        authenticator=Authenticator(deployment, admin_key),
+        quotas=Quotas(deployment),
         registry=metrics,
         readers=followers,
         ingest=committer,
@@ -100,9 +85,9 @@ def create_app(
         openapi=document,
         docs=page.html,
     )
-    app = web.Application(middlewares=[_answer_errors], client_max_size=0)
+    app = web.Application(middlewares=[answering(deployment)], client_max_size=0)
     for route in ROUTES:
-        for method in _served(route.method):
+        for method in served(route.method):
             app.router.add_route(method, route.path, _handler(route, door))
 
     async def add_headers(request: web.BaseRequest, response: web.StreamResponse) -> None:
@@ -118,8 +103,8 @@ def create_app(
         if _is_beyond_limit(request):
             response.headers["Connection"] = "close"
             response.force_close()
-        if _REQUEST_ID in request:
-            response.headers["X-Request-Id"] = request[_REQUEST_ID]
+        if REQUEST_ID in request:
+            response.headers["X-Request-Id"] = request[REQUEST_ID]
 
     async def let_readers_go(app: web.Application) -> None:
         await followers.close()
@@ -128,6 +113,8 @@ def create_app(
             transport.abort()
 
     async def close_store(app: web.Application) -> None:
+        await door.authenticator.close()
+        await door.quotas.close()
         if store is not None:
             await door.ingest.finish(CLOSING_S)
             await store.close()
@@ -150,21 +137,22 @@ def _nobody() -> None:
 
 
 def _by_link(request: web.BaseRequest) -> bool:
-    route = request.get(_ROUTE)
+    route = request.get(ROUTE)
     return route is not None and route.linked and "token" in request.query
 
 
 def _handler(route: Route, door: Door) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     async def handle(request: web.Request) -> web.StreamResponse:
-        request[_ROUTE] = route
-        if route.parameters and request.path in _METHODS:
-            raise web.HTTPMethodNotAllowed(request.method, _METHODS[request.path])
-        if route.scope is not Scope.PUBLIC and _is_beyond_limit(request):
-            return problem(
+        request[ROUTE] = route
+        if route.parameters and request.path in METHODS:
+            raise web.HTTPMethodNotAllowed(request.method, METHODS[request.path])
+        if route.scope is not None and _is_beyond_limit(request):
+            told = Told(
                 TOO_MANY_CONNECTIONS,
                 "this process has as many connections as it takes (DISPATCHER_MAX_CONNECTIONS)",
                 headers={"Retry-After": str(RETRY_AFTER_S)},
             )
+            return told.response(request[REQUEST_ID])
         reply = await _serve(request, route, door)
         if isinstance(reply.content, Stream):
             return await _stream(request, reply, reply.content, door)
@@ -178,11 +166,7 @@ def _is_beyond_limit(request: web.BaseRequest) -> bool:
 
 
 async def _serve(request: web.Request, route: Route, door: Door) -> Reply:
-    caller = None
-    if route.scope is not Scope.PUBLIC:
-        caller = await _caller(request, route, door)
-        if route.scope is Scope.ADMIN and not caller.admin:
-            raise Forbidden("this wants the admin key; the key that was sent is a tenant's")
+    caller = None if route.scope is None else await _caller(request, route, door)
     query = read_query(request.query, route.query)
     body = await read_body(request, route, door.deployment.settings) if request.method in _BODY_METHODS else None
     tenant = None if caller is None else _tenant(caller, getattr(query, "tenant", None), body)
@@ -205,10 +189,14 @@ async def _serve(request: web.Request, route: Route, door: Door) -> Reply:
 
 
 async def _caller(request: web.Request, route: Route, door: Door) -> Caller:
-    authorization = request.headers.get("Authorization")
-    if not route.linked:
-        return await door.keys.caller(authorization)
-    return await door.keys.caller(authorization, token=request.query.get("token"), job_id=request.match_info["job_id"])
+    link = {"token": request.query.get("token"), "job_id": request.match_info["job_id"]} if route.linked else {}
+    caller = await door.authenticator.caller(
+        request.headers.get("Authorization"), lambda: address_of(request, door.deployment), **link
+    )
+    request[CALLER] = caller
+    if route.scope is not None:
+        check_scope(caller, route.scope, of_deployment=route.of_deployment)
+    return caller
 
 
 def _tenant(caller: Caller, in_query: str | None, body: object) -> str | None:
@@ -270,10 +258,10 @@ async def _stream(request: web.Request, reply: Reply, stream: Stream, door: Door
             await response.write_eof()
     except (ConnectionError, TimeoutError, DispatcherError) as error:
         # It went, stalled, lost its right, or the database is away: it comes back with `Last-Event-ID`, or not.
-        _log.debug("api.stream_ended", request_id=request[_REQUEST_ID], error=type(error).__name__)
+        _log.debug("api.stream_ended", error=type(error).__name__, **logged(request))
         _cut(request)
     except Exception as error:  # noqa: BLE001 - the answer has begun, so that no problem can be sent any more
-        _log_fault(error, request, request.get(_ROUTE))
+        log_fault(error, request)
         _cut(request)
     return response
 
@@ -295,41 +283,3 @@ async def _being_read(request: web.Request, door: Door) -> AsyncGenerator[None]:
 def _cut(request: web.Request) -> None:
     if request.transport is not None:
         request.transport.abort()
-
-
-@web.middleware
-async def _answer_errors(
-    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-) -> web.StreamResponse:
-    sent = request.headers.get("X-Request-Id", "")
-    request[_REQUEST_ID] = sent if _REQUEST_ID_TEXT.fullmatch(sent) else uuid4().hex
-    route = None
-    try:
-        return await handler(request)
-    except Exception as raised:  # noqa: BLE001 - the outermost place: everything else is answered, or logged, here
-        error, route = raised, request.get(_ROUTE)
-        if isinstance(error, web.HTTPMethodNotAllowed) and request.path in _METHODS:
-            # The router counts those of the pattern that the path also fits: `/v1/events/batch` is no event's id.
-            error = web.HTTPMethodNotAllowed(request.method, _METHODS[request.path])
-        answer = problem_of(error, route)
-        if answer is None:
-            _log_fault(error, request, route)
-            answer = problem(
-                INTERNAL, f"a fault of ours; the operator's log has it under request id {request[_REQUEST_ID]}"
-            )
-        return answer
-
-
-def _log_fault(error: Exception, request: web.Request, route: Route | None) -> None:
-    fields = {
-        "request_id": request[_REQUEST_ID],
-        "method": request.method,
-        "route": route.path if route else None,
-        "status": HTTPStatus.INTERNAL_SERVER_ERROR.value,
-    }
-    if isinstance(error, DBAPIError):
-        # Its text, and its cause's, quote the row, and so an event's data.
-        trace = "".join(format_tb(error.__traceback__))
-        _log.error("api.failed", error=type(error.orig).__name__, exception=trace, **fields)
-    else:
-        _log.exception("api.failed", **fields)

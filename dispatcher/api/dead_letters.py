@@ -13,6 +13,7 @@ from dispatcher.service.models import (
     Redelivery,
     RedeliveryAccepted,
 )
+from dispatcher.states import Scope
 
 _TAG = "Dead letters"
 
@@ -56,6 +57,7 @@ async def cancel_run(call: Call[object, TenantQuery]) -> Reply:
 ROUTES: tuple[Route, ...] = (
     Route(
         method="GET",
+        scope=Scope.READ,
         path="/v1/dead-letters",
         tag=_TAG,
         operation="listDeadLetters",
@@ -67,6 +69,7 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route(
         method="GET",
+        scope=Scope.READ,
         path="/v1/dead-letters/{id}",
         tag=_TAG,
         operation="getDeadLetter",
@@ -78,6 +81,7 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route(
         method="POST",
+        scope=Scope.ENDPOINTS,
         path="/v1/dead-letters/redeliver",
         tag=_TAG,
         operation="redeliverDeadLetters",
@@ -96,6 +100,7 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route(
         method="POST",
+        scope=Scope.ENDPOINTS,
         path="/v1/dead-letters/discard",
         tag=_TAG,
         operation="discardDeadLetters",
@@ -109,6 +114,7 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route(
         method="GET",
+        scope=Scope.READ,
         path="/v1/redeliveries/{id}",
         tag="Redeliveries",
         operation="getRedelivery",
@@ -120,6 +126,7 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route(
         method="POST",
+        scope=Scope.ENDPOINTS,
         path="/v1/redeliveries/{id}/cancel",
         tag="Redeliveries",
         operation="cancelRedelivery",

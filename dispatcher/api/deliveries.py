@@ -4,6 +4,7 @@ from dispatcher.api.queries import DeliveriesQuery, TenantQuery
 from dispatcher.api.route import Answer, Call, Reply, Route
 from dispatcher.service import deliveries
 from dispatcher.service.models import Delivery, DeliveryWithLog, Page
+from dispatcher.states import Scope
 
 _TAG = "Deliveries"
 
@@ -46,6 +47,7 @@ async def cancel(call: Call[object, TenantQuery]) -> Reply:
 ROUTES: tuple[Route, ...] = (
     Route(
         method="GET",
+        scope=Scope.READ,
         path="/v1/deliveries",
         tag=_TAG,
         operation="listDeliveries",
@@ -57,6 +59,7 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route(
         method="GET",
+        scope=Scope.READ,
         path="/v1/deliveries/{id}",
         tag=_TAG,
         operation="getDelivery",
@@ -68,6 +71,7 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route(
         method="POST",
+        scope=Scope.ENDPOINTS,
         path="/v1/deliveries/{id}/redeliver",
         tag=_TAG,
         operation="redeliverDelivery",
@@ -81,6 +85,7 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route(
         method="POST",
+        scope=Scope.ENDPOINTS,
         path="/v1/deliveries/{id}/cancel",
         tag=_TAG,
         operation="cancelDelivery",

@@ -18,6 +18,7 @@ from dispatcher.service.models import (
     TestResult,
     VerifyResult,
 )
+from dispatcher.states import Scope
 
 _TAG = "Endpoints"
 _PATH = "/v1/endpoints"
@@ -28,8 +29,13 @@ _EXAMPLE = {"url": "https://example.com/hook", "event_types": ["job.completed", 
 
 async def create(call: Call[EndpointCreate, TenantQuery], base: str = _PATH) -> Reply:
     """Registers an endpoint; the same idempotency key and body again answers the same."""
+    quota = await call.door.quotas.of(call.body.tenant or call.owner)
     endpoint, is_new = await endpoints.create(
-        call.deployment, call.body, tenant=call.owner, idempotency_key=call.idempotency_key
+        call.deployment,
+        call.body,
+        tenant=call.owner,
+        idempotency_key=call.idempotency_key,
+        max_endpoints=quota.max_endpoints,
     )
     headers = {"Location": f"{base}/{endpoint.id}"}
     if not is_new:
@@ -39,8 +45,9 @@ async def create(call: Call[EndpointCreate, TenantQuery], base: str = _PATH) -> 
 
 async def create_callback(call: Call[CallbackCreate, TenantQuery]) -> Reply:
     """Registers a job's callback URL; 200 when it is registered already."""
+    quota = await call.door.quotas.of(call.body.tenant or call.owner)
     endpoint, is_new = await endpoints.create_callback(
-        call.deployment, call.path["job_id"], call.body, tenant=call.owner
+        call.deployment, call.path["job_id"], call.body, tenant=call.owner, max_endpoints=quota.max_endpoints
     )
     call.door.wake()
     return Reply(201 if is_new else 200, endpoint, {"Location": f"{_PATH}/{endpoint.id}"})
@@ -138,6 +145,7 @@ async def recover(call: Call[Recover, TenantQuery]) -> Reply:
 def _switch(verb: str, summary: str, description: str, handler: Handler) -> Route:
     return Route(
         method="POST",
+        scope=Scope.ENDPOINTS,
         path=f"{_PATH}/{{id}}/{verb}",
         tag=_TAG,
         operation=f"{verb}Endpoint",
@@ -163,6 +171,7 @@ def _resource(base: str) -> tuple[Route, ...]:
     return (
         Route(
             method="POST",
+            scope=Scope.ENDPOINTS,
             path=base,
             tag=tag,
             operation=f"create{noun}",
@@ -180,6 +189,7 @@ def _resource(base: str) -> tuple[Route, ...]:
         ),
         Route(
             method="GET",
+            scope=Scope.READ,
             path=base,
             tag=tag,
             operation=f"list{noun}s",
@@ -191,6 +201,7 @@ def _resource(base: str) -> tuple[Route, ...]:
         ),
         Route(
             method="GET",
+            scope=Scope.READ,
             path=f"{base}/{{id}}",
             tag=tag,
             operation=f"get{noun}",
@@ -203,6 +214,7 @@ def _resource(base: str) -> tuple[Route, ...]:
         ),
         Route(
             method="DELETE",
+            scope=Scope.ENDPOINTS,
             path=f"{base}/{{id}}",
             tag=tag,
             operation=f"delete{noun}",
@@ -220,6 +232,7 @@ ROUTES: tuple[Route, ...] = (
     *_resource(_PATH),
     Route(
         method="PATCH",
+        scope=Scope.ENDPOINTS,
         path=f"{_PATH}/{{id}}",
         tag=_TAG,
         operation="updateEndpoint",
@@ -239,6 +252,7 @@ ROUTES: tuple[Route, ...] = (
     _switch("resume", "Resume", "What was kept during the pause is sent now.", resume),
     Route(
         method="POST",
+        scope=Scope.ENDPOINTS,
         path=f"{_PATH}/{{id}}/rotate-secret",
         tag=_TAG,
         operation="rotateEndpointSecret",
@@ -255,6 +269,7 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route(
         method="POST",
+        scope=Scope.ENDPOINTS,
         path=f"{_PATH}/{{id}}/rotate-secret/activate",
         tag=_TAG,
         operation="activateEndpointSecret",
@@ -270,6 +285,7 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route(
         method="GET",
+        scope=Scope.READ,
         path=f"{_PATH}/{{id}}/public-keys",
         tag=_TAG,
         operation="getEndpointPublicKeys",
@@ -283,6 +299,7 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route(
         method="POST",
+        scope=Scope.ENDPOINTS,
         path=f"{_PATH}/{{id}}/test",
         tag=_TAG,
         operation="testEndpoint",
@@ -295,6 +312,7 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route(
         method="POST",
+        scope=Scope.ENDPOINTS,
         path=f"{_PATH}/{{id}}/verify",
         tag=_TAG,
         operation="verifyEndpoint",
@@ -309,6 +327,7 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route(
         method="POST",
+        scope=Scope.ENDPOINTS,
         path=f"{_PATH}/{{id}}/recover",
         tag=_TAG,
         operation="recoverEndpoint",
@@ -324,6 +343,7 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route(
         method="POST",
+        scope=Scope.ENDPOINTS,
         path="/v1/jobs/{job_id}/callbacks",
         tag="Callbacks",
         operation="createCallback",

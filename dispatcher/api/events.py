@@ -15,6 +15,7 @@ from dispatcher.service.models import (
     parse_event,
     parse_event_batch,
 )
+from dispatcher.states import Scope
 
 _TAG = "Events"
 _BATCH_LIMIT = 16 * 1024 * 1024
@@ -30,13 +31,17 @@ async def publish(call: Call[EventPublish, TenantQuery]) -> Reply:
         if event.idempotency_key not in (None, call.idempotency_key):
             raise InvalidField("idempotency_key", "differs from the header Idempotency-Key; give it once")
         event = event.model_copy(update={"idempotency_key": call.idempotency_key})
-    accepted = await events.publish(call.deployment, event, tenant=call.owner, ingest=call.door.ingest)
+    door = call.door
+    accepted = await events.publish(call.deployment, event, tenant=call.owner, ingest=door.ingest, quotas=door.quotas)
     return Reply(202, accepted, {"Location": f"/v1/events/{accepted.id}"})
 
 
 async def publish_batch(call: Call[list[EventPublish], TenantQuery]) -> Reply:
     """Writes all events or none; the committer has them sent."""
-    accepted = await events.publish_batch(call.deployment, call.body, tenant=call.owner, ingest=call.door.ingest)
+    door = call.door
+    accepted = await events.publish_batch(
+        call.deployment, call.body, tenant=call.owner, ingest=door.ingest, quotas=door.quotas
+    )
     return Reply(202, accepted)
 
 
@@ -63,6 +68,7 @@ async def get(call: Call[object, TenantQuery]) -> Reply:
 ROUTES: tuple[Route, ...] = (
     Route(
         method="POST",
+        scope=Scope.PUBLISH,
         path="/v1/events",
         tag=_TAG,
         operation="publishEvent",
@@ -82,6 +88,7 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route(
         method="POST",
+        scope=Scope.PUBLISH,
         path="/v1/events/batch",
         tag=_TAG,
         operation="publishEvents",
@@ -98,6 +105,7 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route(
         method="GET",
+        scope=Scope.READ,
         path="/v1/events",
         tag=_TAG,
         operation="listEvents",
@@ -109,6 +117,7 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route(
         method="GET",
+        scope=Scope.READ,
         path="/v1/events/{id}",
         tag=_TAG,
         operation="getEvent",

@@ -8,6 +8,7 @@ from dispatcher.api.route import Answer, Call, Reply, Route, Stream
 from dispatcher.errors import InvalidField
 from dispatcher.service import job_status, jobs
 from dispatcher.service.models import JobEvents, JobLink, JobLinkCreate, JobStatus
+from dispatcher.states import Scope
 
 _TAG = "Jobs"
 _LONGEST_ID = len(str(jobs.LARGEST_SEQUENCE))
@@ -83,6 +84,7 @@ _TENANT = " With the admin key it is the job of `tenant`, else of the tenant `de
 ROUTES: tuple[Route, ...] = (
     Route(
         method="GET",
+        scope=Scope.READ,
         path="/v1/jobs/{job_id}",
         tag=_TAG,
         operation="getJob",
@@ -96,6 +98,7 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route(
         method="GET",
+        scope=Scope.READ,
         path="/v1/jobs/{job_id}/events",
         tag=_TAG,
         operation="listJobEvents",
@@ -116,6 +119,7 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route(
         method="POST",
+        scope=Scope.READ,
         path="/v1/jobs/{job_id}/link",
         tag=_TAG,
         operation="createJobLink",

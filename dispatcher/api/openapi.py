@@ -3,14 +3,14 @@
 import json
 from collections.abc import Iterable, Sequence
 from http import HTTPStatus
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal
 
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from dispatcher.api.problems import KINDS, MEDIA_TYPE, Problem
-from dispatcher.api.route import Route, Scope
+from dispatcher.api.route import Route
+from dispatcher.states import Scope
 
 _REFERENCE = "#/components/schemas/{model}"
 _Mode = Literal["validation", "serialization"]
@@ -22,17 +22,11 @@ that matches, retried, and kept as dead letters when they are given up.
 Times are RFC 3339 in UTC with `Z`. Ids are opaque. Lists are newest first; `next_cursor` continues them. Unknown \
 fields and parameters are refused by name. Errors are RFC 9457 problems."""
 
+_KEY = "The admin key, or one that was made with it. The list names the scope that it must have; `admin` has all."
+
 #: Problems that any route with a key, and any route with a body, can answer.
-_WITH_KEY = (401, 403, 422, 503)
+_WITH_KEY = (401, 403, 422, 429, 503)
 _WITH_BODY = (400, 408, 413, 415, 422)
-
-
-def package_version() -> str:
-    """The version of the installed distribution; `0` in a tree that was never installed."""
-    try:
-        return version("outbox-dispatcher")
-    except PackageNotFoundError:
-        return "0"
 
 
 def document(routes: Sequence[Route]) -> dict[str, Any]:
@@ -45,7 +39,8 @@ def document(routes: Sequence[Route]) -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {
             "title": "dispatcher",
-            "version": package_version(),
+            # The API's own: which release answers is nobody's business who has no key.
+            "version": "1",
             "description": _DESCRIPTION,
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
@@ -56,7 +51,7 @@ def document(routes: Sequence[Route]) -> dict[str, Any]:
             "schemas": definitions,
             "responses": dict(_problem_responses(schemas[Problem, "serialization"])),
             "securitySchemes": {
-                "key": {"type": "http", "scheme": "bearer", "description": "The admin key, or a tenant's key."},
+                "key": {"type": "http", "scheme": "bearer", "description": _KEY},
                 "link": {
                     "type": "apiKey",
                     "in": "query",
@@ -77,7 +72,7 @@ def encoded(content: dict[str, Any]) -> bytes:
 def problem_statuses(route: Route) -> tuple[int, ...]:
     """The statuses of the problems that a route can answer, beside an unforeseen 500."""
     statuses = {422, *route.problems}
-    if route.scope is not Scope.PUBLIC:
+    if route.scope is not None:
         statuses.update(_WITH_KEY)
     if route.method in ("POST", "PATCH", "PUT"):
         statuses.update(_WITH_BODY)
@@ -105,10 +100,11 @@ def _operation(route: Route, schemas: _Schemas, routes: Sequence[Route]) -> dict
         "responses": _responses(route, schemas, routes),
         "security": _security(route),
     }
-    if route.description:
-        operation["description"] = route.description
-    if route.scope is Scope.ADMIN:
-        operation["description"] = " ".join(filter(None, (route.description, "Wants the admin key.")))
+    if route.scope is not None:
+        wants = f"Wants a key with the scope `{route.scope}`"
+        if route.scope is not Scope.ADMIN and route.of_deployment:
+            wants += " and without tenant"
+        operation["description"] = " ".join(filter(None, (route.description.strip(), f"{wants}.")))
     if route.body is not None:
         required = any(field.is_required() for field in route.body.model_fields.values())
         schema = schemas[route.body, "validation"]
@@ -118,9 +114,10 @@ def _operation(route: Route, schemas: _Schemas, routes: Sequence[Route]) -> dict
 
 
 def _security(route: Route) -> list[dict[str, list[str]]]:
-    if route.scope is Scope.PUBLIC:
+    if route.scope is None:
         return []
-    return [{"key": []}, {"link": []}] if route.linked else [{"key": []}]
+    by_key = {"key": [str(route.scope)]}
+    return [by_key, {"link": []}] if route.linked else [by_key]
 
 
 def _parameters(route: Route) -> list[dict[str, Any]]:

@@ -5,10 +5,11 @@ from typing import Any
 from prometheus_client.exposition import choose_encoder
 
 from dispatcher.api.queries import JwksQuery, NoQuery, StatsQuery, TenantQuery
-from dispatcher.api.route import Answer, Call, Reply, Route, Scope
+from dispatcher.api.route import Answer, Call, Reply, Route
 from dispatcher.engine.vitals import Condition
 from dispatcher.service import health, models, public_keys, stats
 from dispatcher.service.models import Egress, JwkSet, Stats
+from dispatcher.states import Scope
 
 _TAG = "Operations"
 
@@ -82,13 +83,14 @@ def _page(path: str, operation: str, summary: str, handler: Any, answers: dict[i
         handler=handler,
         query=NoQuery,
         answers=answers,
-        scope=Scope.PUBLIC,
+        scope=None,
     )
 
 
 ROUTES: tuple[Route, ...] = (
     Route(
         method="GET",
+        scope=Scope.READ,
         path="/v1/stats",
         tag=_TAG,
         operation="getStats",
@@ -99,6 +101,7 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route(
         method="GET",
+        scope=Scope.READ,
         path="/v1/egress",
         tag=_TAG,
         operation="getEgress",
@@ -117,7 +120,8 @@ ROUTES: tuple[Route, ...] = (
         handler=metrics,
         query=NoQuery,
         answers={200: Answer("The metrics.", media_type="text/plain")},
-        scope=Scope.ADMIN,
+        scope=Scope.READ,
+        of_deployment=True,
     ),
     Route(
         method="GET",
@@ -131,7 +135,7 @@ ROUTES: tuple[Route, ...] = (
         handler=jwks,
         query=JwksQuery,
         answers={200: Answer("The keys.", JwkSet, media_type="application/jwk-set+json")},
-        scope=Scope.PUBLIC,
+        scope=None,
         problems=(503,),
     ),
     _page(

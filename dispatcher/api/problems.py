@@ -2,8 +2,9 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
+from math import ceil
 from typing import Annotated, Literal
 
 from aiohttp import web
@@ -19,15 +20,21 @@ from dispatcher.errors import (
     IdempotencyConflict,
     InvalidField,
     NotFound,
+    OverQuota,
     StoreUnavailable,
     TooLargeField,
+    TooMany,
+    TooManyEvents,
     TooManyReaders,
+    TooManyWrongKeys,
 )
 from dispatcher.service.models import UnreadableJson
+from dispatcher.states import Scope
 
 MEDIA_TYPE = "application/problem+json"
-#: Seconds after which a caller may try again when the database does not answer, or readers or connections are too many.
+#: Seconds after which a caller may try again when the database does not answer, or connections are too many.
 RETRY_AFTER_S = 5
+_BEARER = 'Bearer realm="dispatcher"'
 #: How many refused fields one answer names.
 MOST_FIELDS = 50
 
@@ -54,6 +61,9 @@ class Problem(BaseModel):
     status: Annotated[int, Field(description="The HTTP status again.", examples=[422])]
     detail: Annotated[str, Field(description="What was wrong this time, and what to do.")]
     errors: Annotated[list[WrongField] | None, Field(description="The fields that were refused, all at once.")] = None
+    request_id: Annotated[
+        str | None, Field(description="The answer's `X-Request-Id`, under which the operator's log has the request.")
+    ] = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +86,12 @@ UNREADABLE = Kind(
 )
 BAD_REQUEST = Kind("bad-request", 400, "Not a valid HTTP request", "Use an HTTP client; keep the URL under 8 KiB.")
 UNAUTHENTICATED = Kind("unauthenticated", 401, "No valid API key", "Send `Authorization: Bearer KEY`.")
-FORBIDDEN = Kind("forbidden", 403, "The API key does not allow this", "Use the admin key, or leave `tenant` out.")
+FORBIDDEN = Kind(
+    "forbidden",
+    403,
+    "The API key does not allow this",
+    "`detail` names the scope that it lacks, or leave `tenant` out.",
+)
 NOT_FOUND = Kind("not-found", 404, "There is no such thing", "It is unknown, was removed, or is another tenant's.")
 WRONG_METHOD = Kind("method-not-allowed", 405, "The path has no such method", "The header `Allow` lists those it has.")
 TOO_SLOW = Kind("too-slow", 408, "The body took too long to arrive", "Send less at a time, over a faster connection.")
@@ -87,6 +102,15 @@ IDEMPOTENCY = Kind(
 TOO_LARGE = Kind("too-large", 413, "The body is too large", "Send less, or raise DISPATCHER_MAX_PAYLOAD for events.")
 CONTENT_TYPE = Kind("content-type", 415, "The body is not declared as JSON", "Send `Content-Type: application/json`.")
 INVALID_FIELD = Kind("invalid-field", 422, "A field or parameter is refused", "`errors` names each, and the remedy.")
+OVER_QUOTA = Kind(
+    "over-quota", 422, "The tenant's quota is used up", "Delete what is not needed, or have the quota raised."
+)
+TOO_MANY_EVENTS = Kind(
+    "too-many-events", 429, "The tenant publishes faster than its quota", "Publish again after `Retry-After`."
+)
+TOO_MANY_WRONG_KEYS = Kind(
+    "too-many-wrong-keys", 429, "Too many wrong API keys", "Send a right one after `Retry-After`."
+)
 TOO_MANY_READERS = Kind(
     "too-many-readers", 429, "Too many wait for jobs' events", "Try again later, or ask without `wait`."
 )
@@ -109,7 +133,10 @@ KINDS = (
     TOO_LARGE,
     CONTENT_TYPE,
     INVALID_FIELD,
+    OVER_QUOTA,
+    TOO_MANY_EVENTS,
     TOO_MANY_READERS,
+    TOO_MANY_WRONG_KEYS,
     INTERNAL,
     TOO_MANY_CONNECTIONS,
     UNAVAILABLE,
@@ -126,58 +153,79 @@ _BY_ERROR: tuple[tuple[type[DispatcherError], Kind], ...] = (
     (TooLarge, TOO_LARGE),
     (TooSlow, TOO_SLOW),
     (WrongContentType, CONTENT_TYPE),
+    (OverQuota, OVER_QUOTA),
+    (TooManyEvents, TOO_MANY_EVENTS),
     (TooManyReaders, TOO_MANY_READERS),
+    (TooManyWrongKeys, TOO_MANY_WRONG_KEYS),
     (StoreUnavailable, UNAVAILABLE),
 )
 _BY_STATUS = {kind.status: kind for kind in (BAD_REQUEST, NOT_FOUND, WRONG_METHOD, TOO_LARGE)}
 
 
-def problem(
-    kind: Kind, detail: str, *, errors: list[WrongField] | None = None, headers: Mapping[str, str] | None = None
-) -> web.Response:
-    """The answer that says so."""
-    content = Problem(type=kind.type, title=kind.title, status=kind.status, detail=detail, errors=errors)
-    body = content.model_dump_json(by_alias=True, exclude_none=True).encode()
-    return web.Response(status=kind.status, body=body, content_type=MEDIA_TYPE, headers=headers)
+@dataclass(frozen=True, slots=True)
+class Told:
+    """One problem, as it is told to a caller."""
+
+    kind: Kind
+    detail: str
+    errors: list[WrongField] | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    def response(self, request_id: str) -> web.Response:
+        """The answer to the request of this id."""
+        content = Problem(
+            type=self.kind.type,
+            title=self.kind.title,
+            status=self.kind.status,
+            detail=self.detail,
+            errors=self.errors,
+            request_id=request_id,
+        )
+        body = content.model_dump_json(by_alias=True, exclude_none=True).encode()
+        return web.Response(status=self.kind.status, body=body, content_type=MEDIA_TYPE, headers=self.headers)
 
 
-def problem_of(error: Exception, route: Route | None) -> web.Response | None:
-    """The answer to an error that somebody foresaw; `None` for one that nobody did."""
+def problem_of(error: Exception, route: Route | None) -> Told | None:
+    """What is told about an error that somebody foresaw; `None` for one that nobody did."""
     if isinstance(error, InvalidField):
         kind = TOO_LARGE if isinstance(error, TooLargeField) else INVALID_FIELD
         return invalid_fields(error.problems, route, kind)
     for kind_of_error, kind in _BY_ERROR:
         if isinstance(error, kind_of_error):
-            return problem(kind, str(error), headers=_headers(kind))
+            return Told(kind, str(error), headers=_headers(error))
     if isinstance(error, web.HTTPException) and error.status >= 400:
         return _http_problem(error)
     return None
 
 
-def _headers(kind: Kind) -> dict[str, str]:
-    match kind.name:
-        case "unauthenticated":
-            return {"WWW-Authenticate": 'Bearer realm="dispatcher"'}
-        case "unavailable" | "too-many-readers":
+def _headers(error: DispatcherError) -> dict[str, str]:
+    match error:
+        case Unauthenticated():
+            return {"WWW-Authenticate": _BEARER}
+        case Forbidden(scope=Scope() as scope):
+            return {"WWW-Authenticate": f'{_BEARER}, error="insufficient_scope", scope="{scope}"'}
+        case StoreUnavailable():
             return {"Retry-After": str(RETRY_AFTER_S)}
+        case TooMany(retry_after_s=retry_after_s):
+            return {"Retry-After": str(max(1, ceil(retry_after_s)))}
         case _:
             return {}
 
 
-def _http_problem(error: web.HTTPException) -> web.Response:
+def _http_problem(error: web.HTTPException) -> Told:
     kind = _BY_STATUS.get(error.status)
     if kind is None:
         phrase = HTTPStatus(error.status).phrase
         kind = Kind("http", error.status, phrase, phrase)
     if isinstance(error, web.HTTPMethodNotAllowed):
         allowed = ", ".join(sorted(error.allowed_methods))
-        return problem(kind, f"this path has {allowed}, and no {error.method[:20]}", headers={"Allow": allowed})
+        return Told(kind, f"this path has {allowed}, and no {error.method[:20]}", headers={"Allow": allowed})
     if kind is NOT_FOUND:
-        return problem(kind, "there is nothing under this path; /docs lists all there is")
-    return problem(kind, error.reason)
+        return Told(kind, "there is nothing under this path; /docs lists all there is")
+    return Told(kind, error.reason)
 
 
-def invalid_fields(problems: tuple[FieldProblem, ...], route: Route | None, kind: Kind = INVALID_FIELD) -> web.Response:
+def invalid_fields(problems: tuple[FieldProblem, ...], route: Route | None, kind: Kind = INVALID_FIELD) -> Told:
     """A 422 (a 413 for what is too large) that names the fields, up to `MOST_FIELDS`."""
     named = problems[:MOST_FIELDS]
     errors = [
@@ -186,7 +234,7 @@ def invalid_fields(problems: tuple[FieldProblem, ...], route: Route | None, kind
     detail = "; ".join(f"{one.field.lstrip('?')[:80]}: {one.detail}" for one in named)
     if len(problems) > len(named):
         detail += f"; and {len(problems) - len(named)} more"
-    return problem(kind, detail, errors=errors)
+    return Told(kind, detail, errors)
 
 
 def _place(field: str, route: Route | None) -> Literal["body", "query", "header"]:

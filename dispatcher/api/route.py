@@ -3,17 +3,18 @@
 from asyncio import Transport
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Any, Generic, TypeVar
 
 from prometheus_client import CollectorRegistry
 from pydantic import BaseModel
 
-from dispatcher.api.auth import KeyCache
+from dispatcher.api.auth import Authenticator
 from dispatcher.engine.ingest import Ingest
 from dispatcher.engine.vitals import Condition
 from dispatcher.service import models
 from dispatcher.service.job_readers import JobReaders
+from dispatcher.service.quotas import Quotas
+from dispatcher.states import Scope
 from dispatcher.store.deployment import Deployment
 from dispatcher.store.endpoint_fields import GivenFields
 
@@ -24,23 +25,13 @@ QueryT = TypeVar("QueryT", bound=BaseModel)
 DEFAULT_TENANT = "default"
 
 
-class Scope(StrEnum):
-    """Which key a route wants."""
-
-    #: None at all.
-    PUBLIC = "public"
-    #: A tenant's key, or the admin key.
-    TENANT = "tenant"
-    #: The admin key.
-    ADMIN = "admin"
-
-
 @dataclass(frozen=True, slots=True)
 class Door:
     """What all handlers of one application share."""
 
     deployment: Deployment
-    keys: KeyCache
+    authenticator: Authenticator
+    quotas: Quotas
     registry: CollectorRegistry
     readers: JobReaders
     #: Stores what is published, and has it sent.
@@ -140,7 +131,10 @@ class Route:
     query: type[BaseModel]
     answers: Mapping[int, Answer]
     description: str = ""
-    scope: Scope = Scope.TENANT
+    #: What a key must be allowed for it; null: no key is wanted at all.
+    scope: Scope | None
+    #: It shows all tenants at once, so that a tenant's key does not open it, whatever its scopes.
+    of_deployment: bool = False
     body: type[GivenFields] | None = None
     #: A body that the documentation shows.
     example: Mapping[str, object] = field(default_factory=dict)

@@ -103,13 +103,24 @@ class Connection(web.RequestHandler):
         message: str | None = None,
     ) -> web.StreamResponse:
         if status >= 500 or request.writer.output_size > 0:
-            return super().handle_error(request, status, exc, message)
+            return _plain(super().handle_error(request, status, exc, message))
         # The parser's own message quotes the request, whose URL and headers may hold somebody's key.
         reason = "is too long" if status == 414 or (exc and "too long" in str(exc).lower()) else "is malformed"
         detail = f"the request line or a header {reason}"
         response = web.Response(status=status, body=malformed(detail, status), content_type=MEDIA_TYPE)
         response.force_close()
-        return response
+        return _plain(response)
+
+
+def _plain(response: web.StreamResponse) -> web.StreamResponse:
+    """Without saying what answers, in which version; and as what it is declared."""
+    response.headers["Server"] = "dispatcher"
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    return response
+
+
+async def _on_prepare(request: web.BaseRequest, response: web.StreamResponse) -> None:
+    _plain(response)
 
 
 class _Server(web.Server):
@@ -136,6 +147,7 @@ class ApiRunner(web.AppRunner):
     def __init__(self, app: web.Application, *, most_connections: int, **options: Any) -> None:
         # A refused body is read on for this long, so that its sender sees the refusal and not a reset.
         options.setdefault("lingering_time", 2.0)
+        app.on_response_prepare.append(_on_prepare)
         super().__init__(app, keepalive_timeout=IDLE_S, max_headers=MOST_HEADERS, **options)
         self._most_connections = most_connections
 

@@ -13,3 +13,15 @@ ROUTES: tuple[Route, ...] = (
     *tenants.ROUTES,
     *operations.ROUTES,
 )
+
+
+def served(method: str) -> tuple[str, ...]:
+    """The methods under which a route of this one is served: where there is a GET, there is a HEAD."""
+    return (method, "HEAD") if method == "GET" else (method,)
+
+
+#: The methods of each path without parameters.
+METHODS = {
+    path: {method for route in ROUTES if route.path == path for method in served(route.method)}
+    for path in {route.path for route in ROUTES if not route.parameters}
+}

@@ -1,24 +1,47 @@
-"""`dispatcher keys`: API keys for tenants, and the key that encrypts secrets at rest."""
+"""`dispatcher keys`: API keys, of a tenant or of none, and the key that encrypts secrets at rest."""
 
+from datetime import datetime
 from typing import Annotated
 
 import typer
 
 from dispatcher.cli import options
 from dispatcher.cli.options import examples, given
+from dispatcher.states import Scope
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="API keys for tenants: create, list, revoke. And the key that encrypts secrets at rest: rotate-encryption.",
+    help="API keys: create, list, revoke. And the key that encrypts secrets at rest: rotate-encryption.",
     epilog=examples("dispatcher keys create --tenant acme"),
 )
 
 
-@app.command(epilog=examples("dispatcher keys create --tenant acme", "dispatcher keys create --tenant acme --json"))
+@app.command(
+    epilog=examples(
+        "dispatcher keys create --tenant acme",
+        "dispatcher keys create --tenant acme --scopes publish --scopes read --expires-in-s 2592000 --json",
+        "dispatcher keys create --scopes admin",
+    )
+)
 def create(
-    tenant: Annotated[str, typer.Option("--tenant", help="Whose things the key sees.", show_default=False)],
+    tenant: Annotated[
+        str | None,
+        typer.Option(
+            "--tenant", help="Whose things the key sees; without one: every tenant's.", show_default="every tenant's"
+        ),
+    ] = None,
     scopes: Annotated[
-        list[str] | None, typer.Option("--scopes", help="What it may do.", show_default="tenant: all of its tenant")
+        list[Scope] | None,
+        typer.Option(
+            "--scopes", help="What it may do; repeat it for several.", show_default="all that a tenant's key can have"
+        ),
+    ] = None,
+    expires_at: Annotated[
+        datetime | None,
+        typer.Option("--expires-at", parser=options.read_time, metavar="TIME", help="Until when it holds, RFC 3339."),
+    ] = None,
+    expires_in_s: Annotated[
+        float | None, typer.Option("--expires-in-s", metavar="SECONDS", help="For how long it holds.")
     ] = None,
     as_json: options.AsJson = False,
 ) -> None:
@@ -28,11 +51,11 @@ def create(
     from dispatcher.service import keys
     from dispatcher.service.models import KeyCreate
 
-    body = KeyCreate.read(given(tenant=tenant, scopes=scopes or None))
+    body = KeyCreate.read(given(tenant=tenant, scopes=scopes or None, expires_at=expires_at, expires_in_s=expires_in_s))
     made = on_deployment(lambda deployment: keys.create(deployment, body))
 
     def shown() -> None:
-        print_attributes(made, without=("key", "revoked_at"))
+        print_attributes(made, without=("key", "last_used_at", "revoked_at"))
         print_secret("key", made.key)
 
     print_answer(made, as_json, shown)
@@ -53,9 +76,12 @@ def list_(
     page = on_deployment(lambda deployment: keys.list_page(deployment, tenant=tenant, limit=limit, cursor=cursor))
     columns = (
         ("ID", lambda key: key.id),
-        ("TENANT", lambda key: key.tenant),
+        ("TENANT", lambda key: key.tenant if key.tenant is not None else "(every tenant)"),
+        ("SCOPES", lambda key: key.scopes),
         ("BEGINS", lambda key: f"{key.hint}…"),
         ("CREATED", lambda key: key.created_at),
+        ("EXPIRES", lambda key: key.expires_at),
+        ("LAST USED", lambda key: key.last_used_at),
         ("REVOKED", lambda key: key.revoked_at),
     )
     print_page(page, as_json, columns, "No keys: dispatcher keys create --tenant NAME")
@@ -66,7 +92,7 @@ def revoke(
     key_id: Annotated[str, typer.Argument(metavar="KEY_ID", help="The key's id.", show_default=False)],
     as_json: options.AsJson = False,
 ) -> None:
-    """Revoke a key: its next request is refused, five seconds later at the latest."""
+    """Revoke a key: when this command has ended, every process refuses it."""
     from dispatcher.cli.failures import note
     from dispatcher.cli.session import on_deployment
     from dispatcher.service import keys

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Sequence
 from io import TextIOWrapper
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -64,18 +65,30 @@ def demo() -> None:
     raise typer.Exit(play())
 
 
-@app.command(epilog=examples("dispatcher serve --port 8080", "DISPATCHER_ALLOW_HTTP=true dispatcher serve --port 0"))
+@app.command(
+    epilog=examples(
+        "dispatcher serve --port 8080",
+        "DISPATCHER_ALLOW_HTTP=true dispatcher serve --port 0",
+        "dispatcher serve --host 0.0.0.0 --port 8443 --tls-cert fullchain.pem --tls-key privkey.pem",
+    )
+)
 def serve(
     host: Annotated[str | None, typer.Option("--host", help="Address to listen on (default: by the settings).")] = None,
     port: Annotated[
         int | None, typer.Option("--port", min=0, max=65535, help="Port; 0: any, printed (default: by the settings).")
+    ] = None,
+    tls_cert: Annotated[
+        Path | None, typer.Option("--tls-cert", metavar="FILE", help="Serve HTTPS with this PEM certificate chain.")
+    ] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option("--tls-key", metavar="FILE", help="Its PEM key (default: in the same file).")
     ] = None,
 ) -> None:
     """Run the API and a dispatcher in one process."""
     end_when_asked()
     from dispatcher.cli import serve as serving
 
-    serving.serve(host=host, port=port)
+    serving.serve(host=host, port=port, tls_cert=tls_cert, tls_key=tls_key)
 
 
 @app.command(

@@ -10,7 +10,7 @@ import typer
 
 from dispatcher.clock import parse_rfc3339
 from dispatcher.states import Profile, Reason, SignatureVersion
-from dispatcher.units import parse_duration_s
+from dispatcher.units import parse_duration_s, parse_size
 
 #: What stands for JSON's null on the command line.
 NULL = "null"
@@ -40,6 +40,22 @@ def read_moment(text: str) -> datetime:
         return parse_rfc3339(text)
     except ValueError:
         raise typer.BadParameter(f"{text!r} is no time: write 2h (that long ago) or 2026-01-02T03:04:05Z") from None
+
+
+def read_time(text: str) -> datetime:
+    """A time."""
+    try:
+        return parse_rfc3339(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is no time: write it like 2026-01-02T03:04:05Z") from None
+
+
+def read_nullable_size(text: str) -> int | str:
+    """Bytes, or `null`."""
+    try:
+        return NULL if text == NULL else parse_size(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"{error}; `null` leaves it to the settings") from None
 
 
 def read_number(text: str) -> float:

@@ -1,35 +1,50 @@
 """`dispatcher serve`: the API and a dispatcher in one process, from a start that says what it needs to a clean stop."""
 
+import asyncio
 import secrets
+import signal
 import sys
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 
 from dispatcher import logs
 from dispatcher.api.app import create_app
 from dispatcher.api.runner import ApiRunner
+from dispatcher.api.tls import ServerTls
 from dispatcher.cli import core_dumps, open_files
 from dispatcher.cli.event_loop import make_collections_rare, run, stop_on_signals, unless_stopped
 from dispatcher.cli.listening import served
 from dispatcher.cli.options import given
 from dispatcher.cli.session import check_file
 from dispatcher.engine.dispatcher import Dispatcher
+from dispatcher.errors import ConfigurationError
 from dispatcher.service.job_readers import JobReaders
 from dispatcher.settings import Settings, load
 
 
-def serve(*, host: str | None, port: int | None) -> None:
+def serve(*, host: str | None, port: int | None, tls_cert: Path | None, tls_key: Path | None) -> None:
     """Serves until SIGTERM or SIGINT. Raises `DispatcherError` for what keeps it from starting."""
-    settings = load(**given(host=host, port=port))
+    settings = load(**given(host=host, port=port, tls_cert=tls_cert, tls_key=tls_key))
     # Said, so that nothing is delivered to it.
     settings = settings.model_copy(update={"port": settings.port})
+    tls = _tls(settings)
     check_file(settings)
     logs.configure(settings.log_format, settings.log_level)
     open_files.allow(settings.max_connections + settings.max_in_flight)
     core_dumps.forbid()
-    run(_serve(settings))
+    run(_serve(settings, tls))
 
 
-async def _serve(settings: Settings) -> None:
+def _tls(settings: Settings) -> ServerTls | None:
+    if settings.tls_cert is not None:
+        return ServerTls(settings.tls_cert, settings.tls_key)
+    if settings.tls_key is not None:
+        raise ConfigurationError("DISPATCHER_TLS_KEY is set without DISPATCHER_TLS_CERT; name the certificate too")
+    return None
+
+
+async def _serve(settings: Settings, tls: ServerTls | None) -> None:
     dispatcher = Dispatcher(settings=settings)
     stop = stop_on_signals(dispatcher.hurry)
     own_key = settings.admin_key.get_secret_value() if settings.admin_key else None
@@ -50,12 +65,28 @@ async def _serve(settings: Settings) -> None:
         )
         grace_s = settings.shutdown_grace.total_seconds()
         runner = ApiRunner(app, most_connections=settings.max_connections, access_log=None, shutdown_timeout=grace_s)
-        url = await stack.enter_async_context(served(runner, settings.host, settings.port))
+        context = None if tls is None else tls.context
+        url = await stack.enter_async_context(served(runner, settings.host, settings.port, context))
+        if tls is not None:
+            await stack.enter_async_context(_renewed(tls))
         make_collections_rare()
         _say(f"Serving on {url} (API reference: {url}/docs). Stop with Ctrl-C.")
         if own_key is None:
             _say(f"Admin key, for this run only since DISPATCHER_ADMIN_KEY is not set: {admin_key}")
         await dispatcher.run_until(stop)
+
+
+@asynccontextmanager
+async def _renewed(tls: ServerTls) -> AsyncIterator[None]:
+    """Meanwhile the certificate is taken anew when its files change: at once on SIGHUP."""
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGHUP, tls.renew)
+    looking = loop.create_task(tls.keep_fresh())
+    try:
+        yield
+    finally:
+        looking.cancel()
+        loop.remove_signal_handler(signal.SIGHUP)
 
 
 def _say(line: str) -> None:

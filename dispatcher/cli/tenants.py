@@ -1,15 +1,15 @@
 """`dispatcher tenants`: what holds for all of a tenant's endpoints."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from dispatcher.cli import options
-from dispatcher.cli.options import examples, given
+from dispatcher.cli.options import examples, given, unnulled
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Tenants: set the default secret.",
+    help="Tenants: the default secret and the quota.",
     epilog=examples("dispatcher tenants set-secret acme"),
 )
 
@@ -39,3 +39,67 @@ def set_secret(
     body = TenantSecretSet.read(given(secret=secret, overlap_s=overlap_s))
     made = on_deployment(lambda deployment: tenants.set_secret(deployment, tenant, body))
     print_answer(made, as_json, lambda: print_secret("secret", made.secret))
+
+
+@app.command(epilog=examples("dispatcher tenants show acme"))
+def show(
+    tenant: Annotated[str, typer.Argument(metavar="TENANT", help="Which one.", show_default=False)],
+    as_json: options.AsJson = False,
+) -> None:
+    """Show what a tenant may use through the API, and how many endpoints it has."""
+    from dispatcher.cli.printing import print_answer, print_attributes
+    from dispatcher.cli.session import on_deployment
+    from dispatcher.service import quotas
+
+    quota = on_deployment(lambda deployment: quotas.show(deployment, tenant))
+    print_answer(quota, as_json, lambda: print_attributes(quota))
+
+
+@app.command(
+    "set-quota",
+    epilog=examples(
+        "dispatcher tenants set-quota acme --max-endpoints 100 --events-per-s 50 --max-payload 64KiB",
+        "dispatcher tenants set-quota acme --events-per-s null",
+    ),
+)
+def set_quota(
+    tenant: Annotated[str, typer.Argument(metavar="TENANT", help="Whom it holds.", show_default=False)],
+    max_endpoints: Annotated[
+        Any,
+        typer.Option(
+            "--max-endpoints",
+            parser=options.read_nullable_count,
+            metavar="COUNT",
+            help="Endpoints at once, callbacks among them; `null`: by the settings.",
+        ),
+    ] = None,
+    events_per_s: Annotated[
+        Any,
+        typer.Option(
+            "--events-per-s",
+            parser=options.read_nullable_number,
+            metavar="RATE",
+            help="Events per second through one process of the API; `null`: by the settings.",
+        ),
+    ] = None,
+    max_payload: Annotated[
+        Any,
+        typer.Option(
+            "--max-payload",
+            parser=options.read_nullable_size,
+            metavar="SIZE",
+            help="The largest `data`, like 64KiB; `null`: by the settings.",
+        ),
+    ] = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Set what a tenant may use through the API; what is not given stays as it is."""
+    from dispatcher.cli.printing import print_answer, print_attributes
+    from dispatcher.cli.session import on_deployment
+    from dispatcher.service import quotas
+    from dispatcher.service.models import TenantQuotaUpdate
+
+    fields = given(max_endpoints=max_endpoints, events_per_s=events_per_s, max_payload=max_payload)
+    body = TenantQuotaUpdate.read({name: unnulled(value) for name, value in fields.items()})
+    quota = on_deployment(lambda deployment: quotas.update(deployment, tenant, body))
+    print_answer(quota, as_json, lambda: print_attributes(quota))

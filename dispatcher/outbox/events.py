@@ -44,7 +44,7 @@ def new_event(
         raise TooLargeField(
             f"{at}data",
             f"is {size} bytes as compact JSON, the limit is {format_size(max_payload)}; send a link to what is large,"
-            " or raise DISPATCHER_MAX_PAYLOAD",
+            " or have DISPATCHER_MAX_PAYLOAD, or the tenant's quota, raised",
         )
     if id is not None and idempotency_key is not None:
         raise InvalidField("id", "cannot be given beside idempotency_key, which the id then follows from")

@@ -155,6 +155,19 @@ class TenantSecret(Answer):
     secret: str = Field(description="What receivers of its endpoints without an own secret verify with.", repr=False)
 
 
+class TenantQuota(Answer):
+    """What a tenant may use at most, and how much of it is in use."""
+
+    tenant: str
+    max_endpoints: int | None = Field(description="Endpoints at once; null: no limit.")
+    events_per_s: float | None = Field(
+        description="Events published per second through one process of the API; null: no limit."
+    )
+    max_payload: int = Field(description="The largest `data` in bytes.")
+    own: list[str] = Field(description="Which of them were set for this tenant; the others are the deployment's.")
+    endpoints: int = Field(description="How many endpoints there are now.")
+
+
 class Delivery(Answer):
     """One event to one endpoint."""
 
@@ -295,10 +308,12 @@ class Key(Answer):
     """An API key; the key itself is kept as a digest only."""
 
     id: str = Field(examples=["key_0123456789abc"])
-    tenant: str
-    scopes: list[str]
+    tenant: str | None = Field(description="Whose things it sees; null: every tenant's.")
+    scopes: list[str] = Field(description="What it may do.")
     hint: str = Field(description="How the key begins.")
     created_at: Moment
+    expires_at: Moment | None = Field(description="Until when it holds; null: until it is revoked.")
+    last_used_at: Moment | None = Field(description="To the minute; null: never.")
     revoked_at: Moment | None
 
 

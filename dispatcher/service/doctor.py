@@ -12,6 +12,7 @@ from dispatcher.clock import SystemClock
 from dispatcher.errors import ConfigurationError, SchemaError, StoreUnavailable
 from dispatcher.ids import Kind, public_id
 from dispatcher.service.encryption import under_other_keys
+from dispatcher.service.keys import SHORTEST_ADMIN_KEY
 from dispatcher.service.moments import moment_now
 from dispatcher.settings import Settings
 from dispatcher.states import EndpointStatus, Reason
@@ -28,9 +29,6 @@ CLOCK_TOLERANCE_S = 2.0
 
 #: Less disk than this beside a SQLite file is a finding.
 _LEAST_FREE_BYTES = 100 * 1024 * 1024
-
-#: A shorter admin key is a finding: it can be guessed.
-_SHORTEST_ADMIN_KEY = 16
 
 #: A client certificate that ends sooner is a finding.
 CERTIFICATE_NOTICE = timedelta(days=30)
@@ -77,11 +75,11 @@ def _examine_settings(settings: Settings) -> Finding:
     notes = []
     if settings.admin_key is None:
         notes.append("no DISPATCHER_ADMIN_KEY: `dispatcher serve` makes one at each start")
-    elif len(settings.admin_key.get_secret_value()) < _SHORTEST_ADMIN_KEY:
+    elif len(settings.admin_key.get_secret_value()) < SHORTEST_ADMIN_KEY:
         return Finding(
             "settings",
             False,
-            f"DISPATCHER_ADMIN_KEY is shorter than {_SHORTEST_ADMIN_KEY} characters: it can be guessed",
+            f"DISPATCHER_ADMIN_KEY is shorter than {SHORTEST_ADMIN_KEY} characters: it can be guessed",
             "make a key with: openssl rand -hex 32",
         )
     if settings.lease <= settings.poll_interval:

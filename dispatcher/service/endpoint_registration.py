@@ -18,7 +18,8 @@ from dispatcher.service.endpoint_views import view_with_secret
 from dispatcher.service.fields import JOB_ID_LENGTH
 from dispatcher.service.models import CallbackCreate, EndpointCreate, EndpointWithSecret
 from dispatcher.service.moments import moment_now
-from dispatcher.service.scope import text_filter
+from dispatcher.service.quotas import check_room, hold_room
+from dispatcher.service.scope import text_filter, within
 from dispatcher.store.deployment import Deployment
 from dispatcher.store.endpoint_credentials import EndpointCredentials
 from dispatcher.store.endpoint_fields import endpoint_defaults
@@ -26,12 +27,18 @@ from dispatcher.store.endpoint_rows import NewEndpoint, callback_row, insert_end
 
 
 async def create(
-    deployment: Deployment, body: EndpointCreate, *, tenant: str, idempotency_key: str | None = None
+    deployment: Deployment,
+    body: EndpointCreate,
+    *,
+    tenant: str,
+    idempotency_key: str | None = None,
+    max_endpoints: int | None = None,
 ) -> tuple[EndpointWithSecret, bool]:
     """Stores an endpoint of `body.tenant`, else of `tenant`; the caller's right to name it was checked.
 
     The second value is false when the same idempotency key had stored it before; its secret is told again then.
-    Raises `InvalidField`, and `Conflict` when the key came with another body before.
+    Raises `InvalidField`, `Conflict` when the key came with another body before, and `OverQuota` where the tenant had
+    `max_endpoints` already.
     """
     if idempotency_key is not None and not text_filter("idempotency_key", idempotency_key):
         raise InvalidField("idempotency_key", "must not be empty")
@@ -42,13 +49,13 @@ async def create(
     )
     endpoints = deployment.database.tables.endpoints.c
     async with deployment.database.begin() as connection:
-        stored = await _insert(connection, deployment, new, await moment_now(connection, deployment.database))
-        if stored:
+        now = await moment_now(connection, deployment.database)
+        if await _insert(connection, deployment, new, now, max_endpoints):
             return await view_with_secret(connection, deployment, new.row_id), True
         before = (
             await connection.execute(
                 select(endpoints.row_id, endpoints.request_digest).where(
-                    endpoints.tenant == new.tenant, endpoints.idempotency_key == idempotency_key
+                    within(new.tenant, endpoints.tenant), endpoints.idempotency_key == idempotency_key
                 )
             )
         ).one()
@@ -61,11 +68,11 @@ async def create(
 
 
 async def create_callback(
-    deployment: Deployment, job_id: str, body: CallbackCreate, *, tenant: str
+    deployment: Deployment, job_id: str, body: CallbackCreate, *, tenant: str, max_endpoints: int | None = None
 ) -> tuple[EndpointWithSecret, bool]:
     """Binds a URL to a job; the same tenant, job and URL again is the same endpoint (false), as it stands.
 
-    Raises `InvalidField`.
+    Raises `InvalidField`, and `OverQuota` where the tenant had `max_endpoints` already.
     """
     if not 1 <= len(text_filter("job_id", job_id)) <= JOB_ID_LENGTH:
         raise InvalidField("job_id", f"must be 1 to {JOB_ID_LENGTH} characters")
@@ -75,7 +82,7 @@ async def create_callback(
         now = await moment_now(connection, deployment.database)
         if body.expires_in_s is not None:
             new = replace(new, expires_at=now + timedelta(seconds=body.expires_in_s))
-        stored = await _insert(connection, deployment, new, now)
+        stored = await _insert(connection, deployment, new, now, max_endpoints)
         return await view_with_secret(connection, deployment, new.row_id), stored
 
 
@@ -93,8 +100,16 @@ def _vetted(deployment: Deployment, body: EndpointCreate | CallbackCreate, row_i
     )
 
 
-async def _insert(connection: AsyncConnection, deployment: Deployment, new: NewEndpoint, now: datetime) -> bool:
-    return await connection.run_sync(insert_endpoint, deployment.database.tables, deployment.keyring, new, now)
+async def _insert(
+    connection: AsyncConnection, deployment: Deployment, new: NewEndpoint, now: datetime, max_endpoints: int | None
+) -> bool:
+    tables = deployment.database.tables
+    if max_endpoints is not None:
+        await hold_room(connection, tables, new.tenant)
+    stored = await connection.run_sync(insert_endpoint, tables, deployment.keyring, new, now)
+    if stored and max_endpoints is not None:
+        await check_room(connection, tables, new.tenant, max_endpoints)
+    return stored
 
 
 def _digests(deployment: Deployment, body: EndpointCreate) -> list[str]:

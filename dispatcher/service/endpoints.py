@@ -91,7 +91,7 @@ async def recover(deployment: Deployment, endpoint_id: str, body: Recover, *, te
             deliveries.c.state.in_((DeliveryState.DELIVERED, DeliveryState.PENDING, DeliveryState.SENDING)),
         )
         missed = select(events.row_id, literal(endpoint.row_id, RowId).label("endpoint_row")).where(
-            events.tenant == endpoint.tenant,
+            within(endpoint.tenant, events.tenant),
             events.created_at >= body.since,
             events.created_at < body.until if body.until is not None else true(),
             events.job_id == endpoint.job_id if endpoint.job_id is not None else true(),
@@ -99,7 +99,7 @@ async def recover(deployment: Deployment, endpoint_id: str, body: Recover, *, te
             _not_about(database.tables, public_id(Kind.ENDPOINT, endpoint.row_id)),
             ~settled_or_under_way.exists(),
             # What waits to be fanned out comes to this endpoint anyway.
-            events.row_id.not_in(select(queue.event_row).where(queue.tenant == endpoint.tenant)),
+            events.row_id.not_in(select(queue.event_row).where(within(endpoint.tenant, queue.tenant))),
         )
         return await start(connection, database, endpoint.tenant, missed, body.rate_per_s)
 

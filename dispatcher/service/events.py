@@ -1,5 +1,6 @@
 """Publishing through the service, and events as they were published: each call stores all of its events or none."""
 
+from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
@@ -25,6 +26,7 @@ from dispatcher.service.models import (
     Page,
 )
 from dispatcher.service.pages import DEFAULT_PAGE, Order, fetch_page
+from dispatcher.service.quotas import Quota, Quotas
 from dispatcher.service.scope import events_of_job, text_filter, within
 from dispatcher.states import EventKind
 from dispatcher.store.database import Database
@@ -37,15 +39,25 @@ WARN_ABOVE_BYTES = 20_000
 
 
 async def publish(
-    deployment: Deployment, body: EventPublish, *, tenant: str, ingest: Ingest | None = None
+    deployment: Deployment,
+    body: EventPublish,
+    *,
+    tenant: str,
+    ingest: Ingest | None = None,
+    quotas: Quotas | None = None,
 ) -> EventAccepted:
     """Stores an event of `body.tenant`, else of `tenant`; the caller's right to name it was checked.
 
     The same id or idempotency key with the same content again gives the same answer and stores nothing. With `ingest`
-    it shares a transaction with whoever publishes just now, else it has its own.
-    Raises `InvalidField`, `IdempotencyConflict`.
+    it shares a transaction with whoever publishes just now, else it has its own; `quotas` hold it to the tenant's.
+    Raises `InvalidField`, `IdempotencyConflict`, `TooManyEvents`.
     """
-    event = _new(deployment, body, tenant, "")
+    owner = body.tenant or tenant
+    quota = None if quotas is None else await quotas.of(owner)
+    event = _new(deployment, body, owner, quota, "")
+    if quotas is not None and quota is not None:
+        # Only now: what is refused for itself is not counted.
+        quotas.admit({owner: 1}, {owner: quota})
     created_at = (await _store(deployment.database, [event], ingest))[event.key]
     return EventAccepted(
         id=event.id, type=event.type, job_id=event.job_id, created_at=created_at, warnings=event.warnings
@@ -53,12 +65,24 @@ async def publish(
 
 
 async def publish_batch(
-    deployment: Deployment, bodies: Sequence[EventPublish], *, tenant: str, ingest: Ingest | None = None
+    deployment: Deployment,
+    bodies: Sequence[EventPublish],
+    *,
+    tenant: str,
+    ingest: Ingest | None = None,
+    quotas: Quotas | None = None,
 ) -> BatchAccepted:
     """Stores all events or none, in their order. Raises like `publish`, with fields named `events/3/data`."""
     if not 1 <= len(bodies) <= BATCH_LENGTH:
         raise InvalidField("events", f"takes 1 to {BATCH_LENGTH} events, not {len(bodies)}; split the batch")
-    events = [_new(deployment, body, tenant, f"events/{place}/") for place, body in enumerate(bodies)]
+    counts = Counter(body.tenant or tenant for body in bodies)
+    held = {} if quotas is None else {owner: await quotas.of(owner) for owner in counts}
+    events = [
+        _new(deployment, body, owner := body.tenant or tenant, held.get(owner), f"events/{place}/")
+        for place, body in enumerate(bodies)
+    ]
+    if quotas is not None:
+        quotas.admit(counts, held)
     await _store(deployment.database, events, ingest)
     return BatchAccepted(ids=[event.id for event in events])
 
@@ -122,15 +146,15 @@ async def list_page(
     return Page[Event](data=[_view(row, kinds) for row in rows], next_cursor=following)
 
 
-def _new(deployment: Deployment, body: EventPublish, tenant: str, at: str) -> NewEvent:
+def _new(deployment: Deployment, body: EventPublish, tenant: str, quota: Quota | None, at: str) -> NewEvent:
     return new_event(
         body.type,
         body.data,
-        max_payload=deployment.settings.max_payload,
+        max_payload=deployment.settings.max_payload if quota is None else quota.max_payload,
         at=at,
         job_id=body.job_id,
         kind=body.kind,
-        tenant=body.tenant or tenant,
+        tenant=tenant,
         id=body.id,
         timestamp=body.timestamp,
         traceparent=body.traceparent,

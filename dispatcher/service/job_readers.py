@@ -18,6 +18,8 @@ from dispatcher.store.job_events import announce_readers, listen_for_numbered, m
 
 #: How often all are asked about at most without a hint, in seconds.
 FLOOR_S = 5.0
+#: When one for whom there is no place may try again, in seconds.
+RETRY_AFTER_S = 5.0
 #: How long the readers wait after an outage or a fault before they look again.
 RETRY_S = 1.0
 #: Hints that come so close together are answered by one statement.
@@ -118,7 +120,8 @@ class JobReaders:
         """Raises `TooManyReaders` when this process has as many as it takes."""
         if self.full:
             raise TooManyReaders(
-                f"{self._most} readers wait for jobs' events in this process already; try again later, or without wait"
+                f"{self._most} readers wait for jobs' events in this process already; try again later, or without wait",
+                RETRY_AFTER_S,
             )
 
     @contextmanager

@@ -13,7 +13,7 @@ from dispatcher.ids import Kind, public_id
 from dispatcher.service.delivery_views import error_of
 from dispatcher.service.endpoint_views import disabled_reason_of, status_of
 from dispatcher.service.models import JobDeadLetter, JobEndpoint, JobStatus, WaitingDelivery
-from dispatcher.service.scope import text_filter
+from dispatcher.service.scope import text_filter, within
 from dispatcher.states import DeliveryState, Reason, read_word
 from dispatcher.store.deployment import Deployment
 from dispatcher.store.job_events import find_job, is_mentioned, queued_events
@@ -107,7 +107,7 @@ async def _callbacks(connection: AsyncConnection, tables: Tables, tenant: str, j
     e = tables.endpoints.c
     # The last words are the partial index's.
     found = select(e.row_id).where(
-        e.tenant == tenant, e.job_id == job_id, e.deleted_at.is_(None), e.job_id.is_not(None)
+        within(tenant, e.tenant), e.job_id == job_id, e.deleted_at.is_(None), e.job_id.is_not(None)
     )
     return (await connection.execute(found.order_by(e.row_id).limit(MOST_ENDPOINTS))).scalars().all()
 

@@ -1,5 +1,6 @@
 """Every request and answer of the service under one name: what doors validate with and OpenAPI is made from."""
 
+from dispatcher.service.access_requests import KeyCreate, TenantQuotaUpdate
 from dispatcher.service.answers import (
     Answer,
     Attempt,
@@ -26,6 +27,7 @@ from dispatcher.service.answers import (
     Redelivery,
     RedeliveryAccepted,
     Stats,
+    TenantQuota,
     TenantSecret,
     TestResult,
     TokenSource,
@@ -53,7 +55,6 @@ from dispatcher.service.requests import (
     EventBatch,
     EventPublish,
     JobLinkCreate,
-    KeyCreate,
     Recover,
     RotateSecret,
     TenantSecretSet,
@@ -108,6 +109,8 @@ __all__ = [
     "RedeliveryAccepted",
     "RotateSecret",
     "Stats",
+    "TenantQuota",
+    "TenantQuotaUpdate",
     "TenantSecret",
     "TenantSecretSet",
     "TestResult",

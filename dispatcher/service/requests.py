@@ -1,6 +1,6 @@
 """What the service is asked: request bodies, vetted field by field, with everything wrong told at once."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 import msgspec
 from pydantic import ConfigDict, Field, model_validator
@@ -227,15 +227,6 @@ class DeadLetterDiscard(DeadLetterFilter):
 
     all: bool = Field(default=False, description="Everything, where no filter is given.")
     dry_run: bool = Field(default=False, description="Only count.")
-
-
-class KeyCreate(GivenFields):
-    """An API key for a tenant."""
-
-    tenant: Tenant
-    scopes: Annotated[list[Literal["tenant"]], Field(min_length=1, max_length=1)] = Field(
-        default=["tenant"], description="What it may do; `tenant`: everything of its tenant."
-    )
 
 
 def parse_event(raw: bytes) -> EventPublish:

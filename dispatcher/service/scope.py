@@ -5,6 +5,7 @@ from sqlalchemy.sql.expression import ColumnElement
 
 from dispatcher.errors import InvalidField, NotFound
 from dispatcher.ids import Kind, row_id
+from dispatcher.service.fields import TENANT_LENGTH
 from dispatcher.store.tables import Tables
 
 
@@ -30,6 +31,13 @@ def text_filter(field: str, text: str) -> str:
     except UnicodeEncodeError:
         raise InvalidField(field, "must be valid Unicode") from None
     return text
+
+
+def tenant_name(tenant: str) -> str:
+    """A tenant's name, as a path has it. Raises `InvalidField` for what is none."""
+    if not 1 <= len(text_filter("tenant", tenant)) <= TENANT_LENGTH:
+        raise InvalidField("tenant", f"must be 1 to {TENANT_LENGTH} characters")
+    return tenant
 
 
 def events_of_job(tables: Tables, job_id: str, tenant: str | None) -> Select[tuple[int]]:

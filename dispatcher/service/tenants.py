@@ -2,12 +2,10 @@
 
 from datetime import timedelta
 
-from dispatcher.errors import InvalidField
 from dispatcher.rules.secrets import Secret
-from dispatcher.service.fields import TENANT_LENGTH
 from dispatcher.service.models import TenantSecret, TenantSecretSet
 from dispatcher.service.moments import moment_now
-from dispatcher.service.scope import text_filter
+from dispatcher.service.scope import tenant_name
 from dispatcher.store.deployment import Deployment
 from dispatcher.store.signing_secrets import rotate_default
 
@@ -18,15 +16,13 @@ async def set_secret(deployment: Deployment, tenant: str, body: TenantSecretSet)
     Endpoints and callbacks that are made without a secret from now on use it. Those that use the former one sign with
     both for `body.overlap_s` seconds. The same secret again changes nothing. Raises `InvalidField`, `Conflict`.
     """
-    if not 1 <= len(text_filter("tenant", tenant)) <= TENANT_LENGTH:
-        raise InvalidField("tenant", f"must be 1 to {TENANT_LENGTH} characters")
     secret = Secret.parse(body.secret) if body.secret is not None else Secret.generate()
     async with deployment.database.begin() as connection:
         await connection.run_sync(
             rotate_default,
             deployment.database.tables,
             deployment.keyring,
-            tenant,
+            tenant_name(tenant),
             secret,
             await moment_now(connection, deployment.database),
             timedelta(seconds=body.overlap_s),

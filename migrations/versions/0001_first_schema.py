@@ -22,15 +22,26 @@ def upgrade() -> None:
     op.create_table(
         f"{p}api_keys",
         sa.Column("row_id", RowId, sa.Identity(always=False), nullable=False),
-        sa.Column("tenant", sa.Text(), nullable=False),
+        sa.Column("tenant", sa.Text(), nullable=True),
         sa.Column("digest", sa.Text(), nullable=False),
         sa.Column("hint", sa.Text(), nullable=False),
         sa.Column("scopes", sa.Text(), nullable=False),
         sa.Column("created_at", UtcTime, server_default=DatabaseNow(), nullable=False),
+        sa.Column("expires_at", UtcTime, nullable=True),
+        sa.Column("last_used_at", UtcTime, nullable=True),
         sa.Column("revoked_at", UtcTime, nullable=True),
         sa.PrimaryKeyConstraint("row_id", name=f"pk_{p}api_keys"),
         sa.UniqueConstraint("digest", name=f"uq_{p}api_keys_digest"),
         sqlite_autoincrement=True,
+        schema=schema,
+    )
+    op.create_table(
+        f"{p}tenant_quotas",
+        sa.Column("tenant", sa.Text(), nullable=False),
+        sa.Column("max_endpoints", sa.Integer(), nullable=True),
+        sa.Column("events_per_s", sa.Float(), nullable=True),
+        sa.Column("max_payload", sa.Integer(), nullable=True),
+        sa.PrimaryKeyConstraint("tenant", name=f"pk_{p}tenant_quotas"),
         schema=schema,
     )
     op.create_table(
@@ -753,6 +764,7 @@ def downgrade() -> None:
         "deliveries",
         "dead_letters",
         "attempts",
+        "tenant_quotas",
         "api_keys",
     ):
         op.drop_table(f"{ours.prefix}{table}", schema=ours.schema)

@@ -15,7 +15,7 @@ from dispatcher.api import openapi
 from dispatcher.api.table import ROUTES
 from dispatcher.store.deployment import Deployment
 
-ADMIN_KEY = "admin-key-of-the-tests"
+ADMIN_KEY = "admin-key-of-the-tests-that-nobody-guesses"
 DOCUMENT = openapi.document(ROUTES)
 _PATHS = [(re.compile(re.sub(r"\{\w+\}", "[^/]+", path)), path) for path in DOCUMENT["paths"] if "{" in path]
 

@@ -59,6 +59,20 @@ async def test_a_request_id_is_echoed_and_made_where_there_is_none(api: Api) -> 
     assert len({first.headers["X-Request-Id"], second.headers["X-Request-Id"], ""}) == 3
 
 
+async def test_a_request_id_is_in_the_problem_and_in_the_log(api: Api, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG", "dispatcher")
+    refused = await api.under("whk_nobodys-key").send("GET", "/v1/events", headers={"X-Request-Id": "trace-1"})
+    unknown = await api.get("/v1/events/nothing")
+    assert refused.json["request_id"] == "trace-1"
+    assert unknown.json["request_id"] == unknown.headers["X-Request-Id"]
+    lines = {record.getMessage() for record in caplog.records}
+    assert {line for line in lines if line.startswith("api.refused") and "request_id=trace-1" in line}
+    for request_id in ("trace-1", unknown.json["request_id"]):
+        (answered,) = [line for line in lines if line.startswith("api.answered") and request_id in line]
+        assert "method=GET route=/v1/events" in answered
+    assert not any("nobodys-key" in line for line in lines)
+
+
 @pytest.mark.parametrize("sent", ["a b", "x" * 129, "é", "<script>"])
 async def test_a_request_id_that_is_none_is_replaced(api: Api, sent: str) -> None:
     answered = await api.send("GET", "/healthz", headers={"X-Request-Id": sent})
@@ -115,7 +129,7 @@ async def test_a_database_that_does_not_answer_is_a_503_with_retry_after(
     for answered in (
         await api.get("/v1/endpoints"),
         await api.post("/v1/events", {"type": "a.b", "data": 1}),
-        await api.under("some-tenants-key").get("/v1/endpoints"),
+        await api.under("whk_some-tenants-key").get("/v1/endpoints"),
     ):
         assert (answered.status, answered.problem) == (503, "unavailable")
         assert int(answered.headers["Retry-After"]) > 0

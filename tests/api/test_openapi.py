@@ -6,7 +6,6 @@ from openapi_spec_validator import validate
 
 from dispatcher.api.openapi import problem_statuses
 from dispatcher.api.problems import KINDS, MEDIA_TYPE
-from dispatcher.api.route import Scope
 from dispatcher.api.table import ROUTES
 from dispatcher.service.models import parse_event, parse_event_batch
 from tests.api.client import DOCUMENT, Api
@@ -58,11 +57,13 @@ def test_every_example_is_a_body_that_its_route_takes() -> None:
     assert {route.read for route in ROUTES} == {None, parse_event, parse_event_batch}
 
 
-def test_routes_without_a_key_say_so() -> None:
+def test_every_operation_names_the_scope_that_its_key_must_have() -> None:
     for route in ROUTES:
-        security = DOCUMENT["paths"][route.path][route.method.lower()]["security"]
-        by_key: list[dict[str, list[str]]] = [{"key": []}, {"link": []}] if route.linked else [{"key": []}]
-        assert security == ([] if route.scope is Scope.PUBLIC else by_key)
+        operation = DOCUMENT["paths"][route.path][route.method.lower()]
+        by_key: list[dict[str, list[str]]] = [{"key": [str(route.scope)]}]
+        by_link: list[dict[str, list[str]]] = [{"link": []}] if route.linked else []
+        assert operation["security"] == ([] if route.scope is None else by_key + by_link)
+        assert route.scope is None or f"scope `{route.scope}`" in operation["description"]
 
 
 def test_parameters_have_no_null() -> None:

@@ -45,6 +45,7 @@ async def test_what_is_no_http_is_a_400_problem_that_closes_the_connection(api: 
     problem = json.loads(body)
     assert (problem["type"], problem["status"]) == ("/docs#problem-bad-request", 400)
     assert ADMIN_KEY.encode() not in body
+    assert b"\r\nServer: dispatcher\r\n" in head
     assert (await api.get("/healthz")).status == 200
 
 

@@ -29,3 +29,27 @@ def test_an_unknown_key_is_code_1(cli: Cli) -> None:
     outcome = cli("keys", "revoke", "key_0000000000001")
     assert outcome.code == 1
     assert "key" in outcome.stderr
+
+
+def test_a_key_may_do_what_it_is_made_for_and_says_so_in_the_list(cli: Cli) -> None:
+    made = cli("keys", "create", "--tenant", "acme", "--scopes", "publish", "--scopes", "read", "--json").json
+    assert made["scopes"] == ["publish", "read"]
+    of_none = cli("keys", "create", "--scopes", "admin", "--expires-in-s", "3600", "--json").json
+    assert (of_none["tenant"], of_none["scopes"]) == (None, ["admin"])
+    assert of_none["expires_at"] > of_none["created_at"]
+    listed = cli("keys", "list").stdout
+    for shown in ("publish, read", "(every tenant)", "LAST USED", "EXPIRES"):
+        assert shown in listed
+
+
+def test_a_key_of_no_tenant_names_its_scopes(cli: Cli) -> None:
+    for wrong in (
+        (),
+        ("--tenant", "acme", "--scopes", "admin"),
+        ("--tenant", "acme", "--scopes", "root"),
+        ("--tenant", "acme", "--expires-at", "2020-01-01T00:00:00Z"),
+        ("--tenant", "acme", "--expires-at", "tomorrow"),
+    ):
+        outcome = cli("keys", "create", *wrong)
+        assert outcome.code == 2, wrong
+        assert outcome.stderr.startswith("error:")

@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 import signal
+import ssl
 from pathlib import Path
 
 import aiohttp
@@ -11,13 +12,14 @@ import aiohttp
 from tests.cli.conftest import Process, Started
 from tests.outpost import SECRET_KEY
 from tests.receiver import Receiver
+from tests.transport.certificates import Authority
 
 LOCAL = {"allow_http": "true", "allow_networks": "127.0.0.0/8", "port": "0", "log_format": "json"}
 
 
 async def address(process: Process) -> str:
     """Where it listens, from the line that says so."""
-    found = re.search(r"http://[^ ]+", await process.line("Serving on"))
+    found = re.search(r"https?://[^ ]+", await process.line("Serving on"))
     assert found
     return found[0]
 
@@ -105,6 +107,37 @@ async def test_an_admin_key_that_is_set_is_not_printed(started: Started, empty_s
         process.process.send_signal(signal.SIGTERM)
         assert await process.end() == 0
         assert not any(admin_key in line for line in process.lines)
+
+
+async def test_it_serves_https_with_files_that_are_read_again_on_sighup(
+    started: Started, empty_sqlite_url: str, tmp_path: Path
+) -> None:
+    authority = Authority.make(tmp_path)
+    authority.server("127.0.0.1")
+    file = tmp_path / "server.pem"
+    trusting = ssl.create_default_context(cafile=str(authority.trusted))
+    async with started("serve", "--tls-cert", str(file), database_url=empty_sqlite_url, **LOCAL) as process:
+        base = await address(process)
+        assert base.startswith("https://")
+        async with aiohttp.ClientSession(base, connector=aiohttp.TCPConnector(ssl=trusting)) as session:
+            assert (await session.get("/readyz")).status == 200
+        authority.server("127.0.0.1")
+        process.process.send_signal(signal.SIGHUP)
+        await process.line("tls.renewed")
+        async with aiohttp.ClientSession(base, connector=aiohttp.TCPConnector(ssl=trusting)) as session:
+            assert (await session.get("/readyz")).status == 200
+        process.process.send_signal(signal.SIGTERM)
+        assert await process.end() == 0
+
+
+async def test_a_certificate_that_cannot_be_read_keeps_it_from_starting(
+    started: Started, empty_sqlite_url: str
+) -> None:
+    for settings in ({"tls_cert": "/nowhere/fullchain.pem"}, {"tls_key": "/nowhere/key.pem"}):
+        async with started("serve", database_url=empty_sqlite_url, **LOCAL, **settings) as process:
+            assert await process.end() == 1
+            assert "DISPATCHER_TLS_CERT" in await process.line("error:")
+            assert not any("Traceback" in line for line in process.lines)
 
 
 async def test_it_stops_at_once_with_readers_who_wait(started: Started, empty_sqlite_url: str) -> None:

@@ -1,4 +1,4 @@
-"""`dispatcher tenants set-secret`: the secret of all that have none of their own."""
+"""`dispatcher tenants`: the secret of all that have none of their own, and what a tenant may use."""
 
 from tests.cli.conftest import Cli
 
@@ -24,3 +24,17 @@ def test_a_secret_that_is_too_short_is_code_2(cli: Cli) -> None:
     outcome = cli("tenants", "set-secret", "acme", "--secret", "short")
     assert outcome.code == 2
     assert "secret" in outcome.stderr
+
+
+def test_a_quota_is_set_field_by_field_and_taken_back(cli: Cli) -> None:
+    assert cli("tenants", "show", "acme", "--json").json["own"] == []
+    cli("tenants", "set-quota", "acme", "--max-endpoints", "100", "--events-per-s", "2.5")
+    shown = cli("tenants", "set-quota", "acme", "--max-payload", "64KiB", "--max-endpoints", "null", "--json").json
+    assert (shown["max_endpoints"], shown["events_per_s"], shown["max_payload"]) == (None, 2.5, 65536)
+    assert shown["own"] == ["events_per_s", "max_payload"]
+    assert "events_per_s" in cli("tenants", "show", "acme").stdout
+
+
+def test_a_quota_that_is_none_is_code_2(cli: Cli) -> None:
+    for wrong in (("--max-payload", "much"), ("--events-per-s", "0"), ("--max-endpoints", "-1")):
+        assert cli("tenants", "set-quota", "acme", *wrong).code == 2

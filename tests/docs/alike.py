@@ -4,7 +4,7 @@ import re
 from typing import Any
 
 #: Words that depend on when one looks.
-_VOLATILE = {"state"}
+_VOLATILE = {"state", "request_id"}
 #: A link's token, alone or in its path.
 _LINK = re.compile(r"(/v1/jobs/\w+/events\?token=)?job_[\w-]{40,}$")
 
@@ -37,5 +37,5 @@ def _member(written: dict[str, Any], real: dict[str, Any], at: str, key: str) ->
 def _is_different_each_time(text: str) -> bool:
     """Ids, secrets, links, times and addresses."""
     return bool(_LINK.match(text)) or text.startswith(
-        ("evt_", "ep_", "dlv_", "att_", "dl_", "rdl_", "key_", "whsec_", "2026-", "http://")
+        ("evt_", "ep_", "dlv_", "att_", "dl_", "rdl_", "key_", "whk_", "whsec_", "2026-", "http://")
     )

@@ -2,8 +2,9 @@
 
 import asyncio
 import json
+import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,16 +28,27 @@ class Served:
     url: str
     shell: Shell
     session: aiohttp.ClientSession
+    database: Path
 
     async def settled(self) -> None:
-        """Returns when nothing waits and nothing is in flight, as somebody who types sees it."""
+        """Returns when no redelivery runs, nothing waits and nothing is in flight, as somebody who types sees it."""
         headers = {"Authorization": f"Bearer {_ADMIN_KEY}"}
         async with asyncio.timeout(_PATIENCE_S):
             while True:
+                redelivers = self._redelivers()
                 async with self.session.get(f"{self.url}/v1/stats", headers=headers) as answer:
                     stats = await answer.json()
-                if not any(stats[what]["count"] for what in ("not_fanned_out", "pending", "sending")):
+                waits = any(stats[what]["count"] for what in ("not_fanned_out", "pending", "sending"))
+                if not redelivers and not waits:
                     return
+
+    def _redelivers(self) -> bool:
+        # A run takes its deliveries a little later, and until then they are none that wait.
+        with closing(sqlite3.connect(f"file:{self.database}?mode=ro", uri=True)) as connection:
+            [found] = connection.execute(
+                "SELECT EXISTS (SELECT 1 FROM redeliveries WHERE state = 'running')"
+            ).fetchone()
+        return bool(found)
 
     async def run(self, page: Path) -> None:
         """Runs the page's commands. Fails where an answer is not like the one that the page shows."""
@@ -70,4 +82,4 @@ async def served(directory: Path, receiver: Receiver) -> AsyncIterator[Served]:
     ):
         url = await server.url()
         replaced = {"http://127.0.0.1:8080": url, "http://127.0.0.1:9000": receiver.url().rstrip("/")}
-        yield Served(server, url, Shell(directory, replaced, **environment), session)
+        yield Served(server, url, Shell(directory, replaced, **environment), session, directory / "dispatcher.db")

@@ -139,7 +139,7 @@ async def test_a_change_of_credentials_holds_for_the_next_attempt(outpost: Outpo
     async with outpost.dispatcher() as dispatcher:
         await outpost.publish()
         await dispatcher.until_idle()
-        changed = with_token(receiver.url("/new")).columns(outpost.deployment.keyring)
+        changed = with_token(receiver.url("/new")).columns(outpost.deployment.keyring, endpoint.row)
         await outpost.change("endpoints", endpoint.row, **changed, version=2)
         await outpost.publish()
         await dispatcher.until_idle()

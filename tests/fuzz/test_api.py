@@ -18,6 +18,14 @@ SEED = os.environ.get("FUZZ_SEED", "1")
 #: The most requests per operation in each phase of the long form.
 CASES = os.environ.get("FUZZ_CASES", "300")
 
+#: `dispatcher serve`, but with a budget of wrong keys that does not end: each operation is sent some, and must say 401.
+SERVE = """
+from dispatcher.api import wrong_keys
+from dispatcher.cli.main import main
+
+wrong_keys.ADDRESS_BURST = wrong_keys.OVERALL_BURST = 1_000_000
+main(["serve", "--port", "0"])
+"""
 SERVER = {
     "DISPATCHER_ADMIN_KEY": ADMIN_KEY,
     "DISPATCHER_SECRET_KEY": "QUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUE=",
@@ -32,8 +40,9 @@ SERVER = {
 async def fire(database_url: str, *options: str, longest_wait_s: float, patience_s: float) -> None:
     """Serves, fires, and asserts that neither the attacker nor the server has anything to complain of."""
     async with AsyncExitStack() as stack:
-        serve = ("-m", "dispatcher", "serve", "--port", "0")
-        server = await stack.enter_async_context(running_python(*serve, DISPATCHER_DATABASE_URL=database_url, **SERVER))
+        server = await stack.enter_async_context(
+            running_python("-c", SERVE, DISPATCHER_DATABASE_URL=database_url, **SERVER)
+        )
         attack = await stack.enter_async_context(
             running(
                 sys.executable,

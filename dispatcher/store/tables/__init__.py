@@ -47,6 +47,7 @@ class Tables:
     redeliveries: Table
     redelivery_items: Table
     api_keys: Table
+    tenant_quotas: Table
     dispatchers: Table
     duties: Table
     wakeup: Table

@@ -1,6 +1,6 @@
-"""What a deployment runs on: API keys, living dispatchers, periodic duties, the wake-up flag, compatibility."""
+"""What a deployment runs on: API keys, quotas, living dispatchers, periodic duties, the wake-up flag, compatibility."""
 
-from sqlalchemy import Column, Integer, Table, UniqueConstraint
+from sqlalchemy import Column, Float, Integer, Table, UniqueConstraint
 
 from dispatcher.store.columns import Text, UtcTime
 from dispatcher.store.tables.declaring import DatabaseNow, Declaring
@@ -12,14 +12,28 @@ def declare_running(declaring: Declaring) -> dict[str, Table]:
         declaring.named("api_keys"),
         declaring.metadata,
         declaring.row_key(),
-        Column("tenant", Text, nullable=False),
+        #: Null: it sees every tenant.
+        Column("tenant", Text),
         Column("digest", Text, nullable=False),
         Column("hint", Text, nullable=False),
         Column("scopes", Text, nullable=False),
         Column("created_at", UtcTime, nullable=False, server_default=DatabaseNow()),
+        Column("expires_at", UtcTime),
+        #: To the minute.
+        Column("last_used_at", UtcTime),
         Column("revoked_at", UtcTime),
         UniqueConstraint("digest", name=f"uq_{declaring.prefix}api_keys_digest"),
         sqlite_autoincrement=True,
+    )
+    #: What a tenant may use at most, where that is not as the settings say; the row is also the lock under which its
+    #: endpoints are counted.
+    tenant_quotas = Table(
+        declaring.named("tenant_quotas"),
+        declaring.metadata,
+        Column("tenant", Text, primary_key=True),
+        Column("max_endpoints", Integer),
+        Column("events_per_s", Float),
+        Column("max_payload", Integer),
     )
     #: Dispatchers that live; a row whose lease has ended is a dispatcher whose deliveries are taken back.
     dispatchers = Table(
@@ -62,5 +76,6 @@ def declare_running(declaring: Declaring) -> dict[str, Table]:
         "compatibility": compatibility,
         "dispatchers": dispatchers,
         "duties": duties,
+        "tenant_quotas": tenant_quotas,
         "wakeup": wakeup,
     }
