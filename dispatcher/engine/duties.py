@@ -1,17 +1,15 @@
-"""The periodic duties, by apscheduler's clock; each is done by whichever process moves its row's time on."""
+"""The periodic duties: what keeps deliveries going where nobody works at them, and the tables small."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Container, Iterable, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-
-from apscheduler.schedulers.asyncio import AsyncIOScheduler
+from collections.abc import Callable, Container, Sequence
+from datetime import datetime, timedelta
 
 from dispatcher import metrics
 from dispatcher.engine.attempt import conclude
 from dispatcher.engine.burial import Burial
 from dispatcher.engine.challenge import challenge_all
 from dispatcher.engine.endpoint_book import EndpointBook
+from dispatcher.engine.schedule import Duty, Schedule
 from dispatcher.errors import StoreUnavailable
 from dispatcher.ids import Kind, public_id
 from dispatcher.logs import logger
@@ -19,7 +17,6 @@ from dispatcher.rules.retry import RetryPolicy
 from dispatcher.rules.verdict import Exchange, judge
 from dispatcher.states import AttemptError, DeliveryState, Reason
 from dispatcher.store import (
-    duty_rows,
     endpoint_status,
     gauges,
     heartbeats,
@@ -50,45 +47,11 @@ STEPS = 20
 #: Between two counts of all that waits passes so many times what the last one took: while a transaction is left open
 #: somewhere, a count reads all that was settled since.
 MEASURE_REST = 100
-#: Duties with such an interval or a shorter one, in seconds, are taken together.
-OFTEN_S = 1.0
-#: How long a stop waits for the duty that runs, in seconds.
-STOP_PATIENCE_S = 2.0
+#: Between two counts at the least, in seconds.
+MEASURE_EVERY_S = 15.0
 
 
-@dataclass(frozen=True, slots=True)
-class Duty:
-    """Something to be done every so often, once per deployment."""
-
-    name: str
-    interval_s: float
-    work: Callable[[], Awaitable[None]]
-
-
-class _Scheduler(AsyncIOScheduler):  # type: ignore[misc]
-    """apscheduler's, which goes by the wall clock, and would stand still for as long as that was set back by."""
-
-    def _process_jobs(self) -> float | None:
-        now = datetime.now(self.timezone)
-        for job in self.get_jobs():
-            if job.next_run_time > now + 2 * job.trigger.interval:
-                job.modify(next_run_time=now)
-        wait_s: float | None = super()._process_jobs()
-        return wait_s
-
-
-def scheduler_of(jobs: Iterable[tuple[Callable[[], Awaitable[None]], float]]) -> AsyncIOScheduler:
-    """Calls each now and then every so many seconds, one call at a time and late rather than never; already started."""
-    scheduler = _Scheduler(
-        timezone="UTC", job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None}
-    )
-    for work, interval_s in jobs:
-        scheduler.add_job(work, "interval", seconds=interval_s, next_run_time=datetime.now(UTC))
-    scheduler.start()
-    return scheduler
-
-
-class Duties:
+class Duties(Schedule):
     """Does the duties of one dispatcher's deployment when it is this one's turn."""
 
     def __init__(
@@ -101,7 +64,6 @@ class Duties:
         held: Callable[[], Container[tuple[int, int]]],
     ) -> None:
         self._deployment = deployment
-        self._database = deployment.database
         self._store = store
         self._book = book
         self._burial = burial
@@ -109,111 +71,27 @@ class Duties:
         self._held = held
         self._settings = deployment.settings
         lease_s = self._settings.lease.total_seconds()
-        self._duties = {
-            duty.name: duty
-            for duty in (
-                Duty("reclaim", min(1.0, lease_s / 3), self.reclaim),
-                Duty("pass lanes", 1.0, self.pass_lanes),
-                Duty("redeliver", 1.0, self.redeliver),
-                Duty("own events", 1.0, self.send_own_events),
-                Duty("challenge", 1.0, self.challenge),
-                Duty("expire callbacks", 10.0, self.expire_callbacks),
-                Duty("expire endpoints", 10.0, self.expire_endpoints),
-                Duty("cancel waiting", 10.0, self.cancel_waiting),
-                Duty("bury unknown", 10.0, self.bury_unknown),
-                Duty("retire secrets", 60.0, self.retire_secrets),
-                Duty("retention", 60.0, self.retain),
-                Duty("partitions", 3600.0, self.make_partitions),
-            )
-        }
+        duties = (
+            Duty("reclaim", min(1.0, lease_s / 3), self.reclaim),
+            Duty("pass lanes", 1.0, self.pass_lanes),
+            Duty("redeliver", 1.0, self.redeliver),
+            Duty("own events", 1.0, self.send_own_events),
+            Duty("challenge", 1.0, self.challenge),
+            Duty("expire callbacks", 10.0, self.expire_callbacks),
+            Duty("expire endpoints", 10.0, self.expire_endpoints),
+            Duty("cancel waiting", 10.0, self.cancel_waiting),
+            Duty("bury unknown", 10.0, self.bury_unknown),
+            Duty("retire secrets", 60.0, self.retire_secrets),
+            Duty("retention", 60.0, self.retain),
+            Duty("partitions", 3600.0, self.make_partitions),
+        )
+        super().__init__(
+            deployment.database, duties, tick_s=min(1.0, lease_s / 3), beside=[(self.measure, MEASURE_EVERY_S)]
+        )
         self._retention_cursor = 0
         self._callbacks_cursor = 0
         self._disabled_since: datetime | None = None
         self._measure_again_s = 0.0
-        self._at_work: set[asyncio.Future[None]] = set()
-        self._turn = asyncio.Lock()
-        self._stopping = False
-        self._scheduler: AsyncIOScheduler | None = None
-
-    async def start(self) -> None:
-        """Makes the duties' rows and starts the clock."""
-        async with self._database.begin() as connection:
-            await duty_rows.ensure(connection, self._database, {duty.name: 0.0 for duty in self._duties.values()})
-        tick_s = min(1.0, self._settings.lease.total_seconds() / 3)
-        self._scheduler = scheduler_of([(self._on_tick, tick_s), (self._on_measure, 15.0)])
-
-    async def stop(self) -> None:
-        """Stops the clock and lets the duty that runs come to the end of its step."""
-        scheduler, self._scheduler = self._scheduler, None
-        if scheduler is None:
-            return
-        scheduler.pause()
-        self._stopping = True
-        if self._at_work:
-            await asyncio.wait(self._at_work, timeout=STOP_PATIENCE_S)
-        for task in list(self._at_work):
-            # Its database does not answer.
-            task.cancel()
-        if self._at_work:
-            await asyncio.wait(self._at_work)
-        scheduler.shutdown(wait=False)
-
-    async def _on_tick(self) -> None:
-        await self._work(self.tick)
-
-    async def _on_measure(self) -> None:
-        await self._work(self.measure)
-
-    async def _work(self, work: Callable[[], Awaitable[None]]) -> None:
-        if self._stopping:
-            return
-        # A task of ours: the scheduler's own shutdown would cancel what runs in the middle of a transaction.
-        task = asyncio.ensure_future(work())
-        self._at_work.add(task)
-        task.add_done_callback(self._at_work.discard)
-        await asyncio.wait({task})
-        if not task.cancelled():
-            task.result()
-
-    async def tick(self) -> None:
-        """Does what is due now and nobody else has taken; waits for a tick that is under way."""
-        async with self._turn:
-            await self._do_what_is_due()
-
-    async def _do_what_is_due(self) -> None:
-        try:
-            async with self._database.read() as connection:
-                intervals_s = {name: duty.interval_s for name, duty in self._duties.items()}
-                due = await duty_rows.due(connection, self._database, intervals_s)
-            duties = [self._duties[name] for name in due]
-            # In one commit, which on SQLite is most of what an idle process does. What a stop leaves undone of these is
-            # put off by a second; the others are taken when their turn has come.
-            often = [duty for duty in duties if duty.interval_s <= OFTEN_S]
-            for together in (often, *([duty] for duty in duties if duty not in often)):
-                if self._stopping:
-                    return
-                for duty in await self._taken(together):
-                    await self._do(duty)
-        except StoreUnavailable as error:
-            metrics.store_outages.labels("duties").inc()
-            log.warning("store.unavailable", stage="duties", error=str(error))
-
-    async def _taken(self, duties: Sequence[Duty]) -> Sequence[Duty]:
-        if not duties:
-            return ()
-        async with self._database.begin() as connection:
-            return [
-                duty for duty in duties if await duty_rows.take(connection, self._database, duty.name, duty.interval_s)
-            ]
-
-    async def _do(self, duty: Duty) -> None:
-        try:
-            await duty.work()
-        except StoreUnavailable:
-            raise
-        except Exception:
-            # One that fails at each turn must not take the others theirs: those behind it would never come about.
-            log.exception("duty.failed", duty=duty.name)
 
     async def reclaim(self, steps: int = STEPS) -> None:
         """sending → pending for deliveries whose dispatcher's lease has ended; their attempts end as interrupted.

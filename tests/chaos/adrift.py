@@ -14,7 +14,7 @@ import apscheduler.executors.base
 import apscheduler.schedulers.base
 
 import dispatcher.clock
-import dispatcher.engine.duties
+import dispatcher.engine.schedule
 from dispatcher.cli.main import main
 
 
@@ -40,7 +40,7 @@ if __name__ == "__main__":
     adrift = _adrift(Path(os.environ["DISPATCHER_ADRIFT"]))
     for module in (
         dispatcher.clock,
-        dispatcher.engine.duties,
+        dispatcher.engine.schedule,
         apscheduler.schedulers.base,
         apscheduler.executors.base,
     ):

@@ -2,21 +2,21 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from datetime import datetime, timedelta, tzinfo
+from datetime import timedelta
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dispatcher.engine.attempt import Ended
 from dispatcher.engine.burial import Burial
-from dispatcher.engine.duties import Duties, scheduler_of
+from dispatcher.engine.duties import Duties
 from dispatcher.engine.endpoint_book import EndpointBook
 from dispatcher.engine.recorder import Recorder
 from dispatcher.rules.verdict import Outcome
 from dispatcher.service import dead_letters, redeliveries, secret_rotation
 from dispatcher.service.models import DeadLetterRedeliver, RotateSecret
 from dispatcher.states import AttemptError, DeliveryState, EndpointStatus, Reason, RunState
-from dispatcher.store import duty_rows, endpoint_status, gauges
+from dispatcher.store import endpoint_status, gauges
 from dispatcher.store.database import Database
 from dispatcher.store.gauges import Measured
 from dispatcher.store.hot import Claimed, HotStore, Orphan
@@ -45,37 +45,6 @@ async def _redeliver(outpost: Outpost, **wanted: object) -> str:
     )
     assert run.id is not None
     return run.id
-
-
-async def test_only_one_of_those_who_want_a_duty_gets_it(outpost: Outpost, clock: FakeClock) -> None:
-    database = outpost.database
-    async with database.begin() as connection:
-        await duty_rows.ensure(connection, database, {"sweep": 0.0})
-        await duty_rows.ensure(connection, database, {"sweep": 0.0})
-
-    async def take() -> bool:
-        async with database.begin() as connection:
-            return await duty_rows.take(connection, database, "sweep", 60.0)
-
-    assert sorted(await asyncio.gather(*(take() for _ in range(5)))) == [False] * 4 + [True]
-    clock.advance(59)
-    async with database.read() as connection:
-        assert not await duty_rows.due(connection, database, {"sweep": 60.0})
-    assert not await take()
-    clock.advance(1)
-    assert await take()
-
-
-async def test_who_stops_while_taking_a_duty_holds_up_neither_the_others_nor_other_duties(
-    postgres_outpost: Outpost,
-) -> None:
-    database = postgres_outpost.database
-    async with database.begin() as connection:
-        await duty_rows.ensure(connection, database, {"sweep": 0.0, "dust": 0.0})
-    async with database.begin() as paused, database.begin() as connection, asyncio.timeout(5):
-        assert await duty_rows.take(paused, database, "sweep", 60.0)
-        assert not await duty_rows.take(connection, database, "sweep", 60.0)
-        assert await duty_rows.take(connection, database, "dust", 60.0)
 
 
 async def test_a_bulk_redelivery_keeps_its_rate_however_many_dispatchers_there_are(
@@ -393,39 +362,6 @@ def _duties(outpost: Outpost, store: HotStore, held: Callable[[], set[tuple[int,
 
 async def _disable_nothing(row: int, reason: Reason) -> None:
     raise AssertionError(f"endpoint {row} was to be disabled: {reason}")
-
-
-class _SetBack(datetime):
-    """Wall time as apscheduler reads it, while the clock may be set back."""
-
-    by = timedelta()
-
-    @classmethod
-    def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
-        return datetime.now(tz) - cls.by
-
-
-async def test_duties_go_on_when_the_wall_clock_is_set_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("apscheduler.schedulers.base.datetime", _SetBack)
-    monkeypatch.setattr("dispatcher.engine.duties.datetime", _SetBack)
-    monkeypatch.setattr(_SetBack, "by", timedelta())
-    ticks: asyncio.Queue[None] = asyncio.Queue()
-
-    async def tick() -> None:
-        ticks.put_nowait(None)
-
-    scheduler = scheduler_of([(tick, 0.05)])
-    try:
-        async with asyncio.timeout(30):
-            await ticks.get()
-            _SetBack.by = timedelta(hours=1)
-            for _ in range(3):
-                await ticks.get()
-            _SetBack.by = timedelta(hours=-1)
-            for _ in range(3):
-                await ticks.get()
-    finally:
-        scheduler.shutdown(wait=False)
 
 
 async def test_what_waits_is_counted_seldom_where_that_takes_long(
