@@ -412,6 +412,8 @@ def _secrets_of(settings: Settings) -> Iterator[str | None]:
     if settings.secret_key is not None:
         yield from settings.secret_key.get_secret_value().replace(",", " ").split()
     yield _password_of(settings.database_url)
+    if settings.proxy is not None:
+        yield _password_of(settings.proxy.get_secret_value())
 
 
 def _password_of(url: str) -> str | None:

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import aiohttp
 import pytest
@@ -76,6 +77,8 @@ async def story(database_url: str) -> AsyncIterator[Story]:
         "DISPATCHER_RETRY_SCHEDULE": "10ms",
         "DISPATCHER_RETRY_JITTER": "0",
         "HTTPS_PROXY": f"http://proxy:{canaries.plant('proxy password')}@127.0.0.1:9",
+        "DISPATCHER_PROXY": f"http://proxy:{quote(canaries.plant('egress proxy password'), safe='')}@127.0.0.1:3128",
+        "DISPATCHER_NO_PROXY": "127.0.0.0/8",
         "DISPATCHER_ENDPOINT_DEFAULTS": json.dumps({"headers": {"X-Default": canaries.plant("default header")}}),
     }
     with pytest.MonkeyPatch.context() as patch:

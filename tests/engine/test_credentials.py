@@ -43,7 +43,11 @@ async def test_deliveries_carry_a_token_and_a_401_has_the_retry_carry_another(
     caplog.set_level("DEBUG")
     monkeypatch.setattr(tokens, "SPACING_S", 0.0)
     receiver.answers("/token", gives("t0ken-1"), gives("t0ken-2"))
-    receiver.answers("/hook", 200, 401, 200)
+
+    async def repeats(request: Received) -> web.Response:
+        return web.Response(text=f"I got {request.headers['authorization']}")
+
+    receiver.answers("/hook", 200, 401, repeats)
     await outpost.endpoint(
         receiver.url("/hook"), retry_schedule=(RETRY_S,), credentials=with_token(receiver.url("/token"))
     )
