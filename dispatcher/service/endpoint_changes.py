@@ -17,9 +17,10 @@ from dispatcher.states import EndpointStatus, Reason
 from dispatcher.store.database import Database
 from dispatcher.store.deployment import Deployment
 from dispatcher.store.endpoint_credentials import FIELDS as CREDENTIALS
-from dispatcher.store.endpoint_credentials import EndpointCredentials, open_credentials
+from dispatcher.store.endpoint_credentials import open_credentials
 from dispatcher.store.endpoint_rows import (
     REDACTED,
+    WIPED,
     check_headers,
     destination_row,
     event_types_text,
@@ -102,9 +103,7 @@ async def delete(deployment: Deployment, endpoint_id: str, *, tenant: str | None
             {
                 "status": EndpointStatus.DISABLED,
                 "disabled_reason": Reason.ENDPOINT_DELETED,
-                "url_sealed": b"",
-                "headers_sealed": None,
-                **EndpointCredentials().columns(deployment.keyring),
+                **WIPED,
                 "idempotency_key": None,
                 "request_digest": None,
                 "deleted_at": deployment.database.now(),

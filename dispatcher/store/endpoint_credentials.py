@@ -18,6 +18,10 @@ from dispatcher.store.keyring import KeyRing
 FIELDS = ("client_certificate", "client_key", "oauth2")
 #: The columns that are sealed, and what for.
 SEALED = {"client_identity_sealed": "client identity", "oauth2_sealed": "oauth2"}
+#: What is in all their columns where there are none.
+NONE: Mapping[str, None] = dict.fromkeys(
+    (*SEALED, "client_certificate_shown", "client_certificate_expires_at", "oauth2_shown")
+)
 
 #: What stands for a stored secret that is to stay.
 _KEPT = "***"

@@ -20,7 +20,7 @@ from dispatcher.errors import InvalidField
 from dispatcher.rules.callback_url import CallbackUrl
 from dispatcher.rules.secrets import Secret
 from dispatcher.states import EndpointStatus, Profile
-from dispatcher.store import signing_secrets
+from dispatcher.store import endpoint_credentials, signing_secrets
 from dispatcher.store.endpoint_credentials import EndpointCredentials
 from dispatcher.store.keyring import KeyRing
 from dispatcher.store.tables import Tables
@@ -28,6 +28,8 @@ from dispatcher.store.tables.declaring import insert_if_absent
 
 #: What a header's value reads as once it is stored; sent back, it leaves the value as it is.
 REDACTED = "***"
+#: What its row keeps of a deleted endpoint's secrets: nothing.
+WIPED: Mapping[str, Any] = {"url_sealed": b"", "headers_sealed": None, **endpoint_credentials.NONE}
 
 #: How long a failing head holds its lane unless the endpoint says otherwise, in seconds.
 ORDER_HOLD_S = 900.0

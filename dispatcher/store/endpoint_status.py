@@ -9,6 +9,7 @@ from dispatcher.ids import Kind, public_id
 from dispatcher.rules.own_events import DISABLED_BY_ITSELF, endpoint_disabled
 from dispatcher.states import DeliveryState, EndpointStatus, Reason, read_word
 from dispatcher.store.database import Database
+from dispatcher.store.endpoint_rows import WIPED
 from dispatcher.store.own_events import tell_of_disabled
 
 # Written as its partial index is declared: a parameter in place of a word would hide the index from the planner.
@@ -104,7 +105,7 @@ async def forget_expired_callbacks(
 ) -> int:
     """Deletes callbacks that expired before `before`, with their secrets; answers how many.
 
-    Their rows stay, without URL and headers, until no delivery names them any more.
+    Their rows stay, without URL, headers and credentials, until no delivery names them any more.
     """
     e, s = database.tables.endpoints.c, database.tables.endpoint_secrets.c
     rows = list(
@@ -119,7 +120,7 @@ async def forget_expired_callbacks(
         await connection.execute(
             update(database.tables.endpoints)
             .where(e.row_id.in_(rows))
-            .values(deleted_at=database.now(), version=e.version + 1, url_sealed=b"", headers_sealed=None)
+            .values(deleted_at=database.now(), version=e.version + 1, **WIPED)
         )
     return len(rows)
 
