@@ -8,6 +8,7 @@ from typing import Literal, assert_never
 
 from aiohttp.abc import AbstractResolver
 from msgspec import Struct
+from msgspec.structs import replace
 from yarl import URL
 
 from dispatcher.rules.credentials import Credentials
@@ -95,7 +96,8 @@ class HttpClient:
         exchange = await self._post_as(request, credentials, headers, until - loop.time(), now)
         if exchange.status == 401:
             self._tokens.refused(oauth2, token)
-        return exchange
+        # Receivers that show what they were sent are common.
+        return replace(exchange, excerpt=token.hidden_in(exchange.excerpt)) if exchange.excerpt else exchange
 
     def _post_as(
         self, request: Request, credentials: Credentials, headers: Mapping[str, str], timeout_s: float, now: datetime
