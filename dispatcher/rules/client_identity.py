@@ -127,7 +127,7 @@ def _read_key(text: str) -> "PrivateKeyTypes":
 
 
 def _adds_up(key: "RSAPrivateKey") -> bool:
-    """Whether an RSA key's numbers are each other's: of others, as long as one likes, each signature would take long."""
+    """Whether an RSA key's numbers are each other's: with others, of any length, each signature would take long."""
     numbers = key.private_numbers()
     n, e, p, q, d = numbers.public_numbers.n, numbers.public_numbers.e, numbers.p, numbers.q, numbers.d
     return (

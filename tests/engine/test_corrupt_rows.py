@@ -72,7 +72,9 @@ ENDPOINTS = [
     both("the secret is garbage", "UPDATE endpoint_secrets SET sealed = {garbage} WHERE endpoint_row = :endpoint"),
     both("the URL is garbage", "UPDATE endpoints SET url_sealed = {garbage} WHERE row_id = :endpoint"),
     both("the headers are garbage", "UPDATE endpoints SET headers_sealed = {garbage} WHERE row_id = :endpoint"),
-    both("the certificate is garbage", "UPDATE endpoints SET client_identity_sealed = {garbage} WHERE row_id = :endpoint"),
+    both(
+        "the certificate is garbage", "UPDATE endpoints SET client_identity_sealed = {garbage} WHERE row_id = :endpoint"
+    ),
     both("the client secret is garbage", "UPDATE endpoints SET oauth2_sealed = {garbage} WHERE row_id = :endpoint"),
     both("the schedule is no JSON", "UPDATE endpoints SET retry_schedule = '5s,5m' WHERE row_id = :endpoint"),
     both("the schedule is a number", "UPDATE endpoints SET retry_schedule = '5' WHERE row_id = :endpoint"),

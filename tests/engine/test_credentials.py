@@ -141,7 +141,9 @@ async def test_a_callback_that_is_forgotten_takes_its_credentials_along(
         job_id="job_1",
         expires_at=clock.now() + timedelta(seconds=60),
         credentials=EndpointCredentials(
-            ClientIdentity.parse(*pair, clock.now()), OAuth2("https://127.0.0.1/", "client", SECRET), "https://127.0.0.1/"
+            ClientIdentity.parse(*pair, clock.now()),
+            OAuth2("https://127.0.0.1/", "client", SECRET),
+            "https://127.0.0.1/",
         ),
     )
     async with outpost.dispatcher() as dispatcher:

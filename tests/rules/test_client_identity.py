@@ -151,7 +151,9 @@ def test_a_key_of_many_bits_costs_its_sender_more_than_us(authority: Authority) 
 
 
 @pytest.mark.parametrize(
-    "changed", [{}, {"dmp1": 2**100_000 - 1}, {"dmq1": 1}, {"d": 2**4000}, {"d": 5}, {"iqmp": 1}], ids=lambda changed: "".join(changed) or "none"
+    "changed",
+    [{}, {"dmp1": 2**100_000 - 1}, {"dmq1": 1}, {"d": 2**4000}, {"d": 5}, {"iqmp": 1}],
+    ids=lambda changed: "".join(changed) or "none",
 )
 def test_numbers_of_an_rsa_key_that_are_not_each_others_are_refused(
     authority: Authority, changed: dict[str, int]
