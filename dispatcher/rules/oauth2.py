@@ -22,6 +22,9 @@ LONGEST_S = 86400.0
 #: So long before its end a token is no longer used, in seconds; of a short life, a tenth.
 MARGIN_S = 30.0
 
+#: What begins with so many of a token's characters may be the token.
+_TELLING = 12
+
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")
 _ERROR = re.compile(r"[a-z_]{1,40}")
 
@@ -36,6 +39,10 @@ class Token:
 
     text: str = field(repr=False)
     usable_s: float
+
+    def hidden_in(self, shown: str) -> str:
+        """A text with `***` in place of the token, also where the text's end has cut it."""
+        return re.sub(re.escape(self.text[:_TELLING]) + "[A-Za-z0-9._~+/=-]*", "***", shown)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """Stored endpoints as callers see them: found within their tenant, secrets left out."""
 
-from typing import Any
+from typing import Any, TypedDict
 
 from sqlalchemy import select
 from sqlalchemy.engine import Row
@@ -56,6 +56,24 @@ async def view_with_secret(
     )
 
 
+class _Certificate(TypedDict):
+    """What `endpoints.client_certificate_shown` holds."""
+
+    subject: str
+    sha256: str
+
+
+class _TokenSource(TypedDict):
+    """What `endpoints.oauth2_shown` holds."""
+
+    token_url: str
+    client_id: str
+    client_secret: str
+    scope: str | None
+    audience: str | None
+    auth_method: str
+
+
 def endpoint_view(row: Row[Any]) -> Endpoint:
     """A row of `endpoints` as an answer."""
     return Endpoint(
@@ -92,15 +110,15 @@ def endpoint_view(row: Row[Any]) -> Endpoint:
 
 
 def _client_certificate(row: Row[Any]) -> ClientCertificate | None:
-    shown = json_text.read(row.client_certificate_shown, dict[str, str], None)
+    shown = json_text.read(row.client_certificate_shown, _Certificate, None)
     if shown is None or row.client_certificate_expires_at is None:
         return None
     return ClientCertificate(expires_at=row.client_certificate_expires_at, **shown)
 
 
 def _oauth2(row: Row[Any]) -> TokenSource | None:
-    shown = json_text.read(row.oauth2_shown, dict[str, str | None], None)
-    return None if shown is None else TokenSource.model_validate(shown)
+    shown = json_text.read(row.oauth2_shown, _TokenSource, None)
+    return None if shown is None else TokenSource(**shown)
 
 
 def status_of(row: Row[Any]) -> EndpointStatus:

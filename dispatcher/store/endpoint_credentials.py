@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy.engine import Row
 
 from dispatcher.errors import InvalidField
+from dispatcher.rules import json_text
 from dispatcher.rules.client_identity import ClientIdentity
 from dispatcher.rules.egress import EgressRules
 from dispatcher.rules.oauth2 import OAuth2, vet_token_url
@@ -18,9 +19,8 @@ from dispatcher.store.keyring import KeyRing
 FIELDS = ("client_certificate", "client_key", "oauth2")
 #: The columns that are sealed, and what for.
 SEALED = {"client_identity_sealed": "client identity", "oauth2_sealed": "oauth2"}
-
-#: The columns of an endpoint that has none.
-NOTHING: dict[str, Any] = dict.fromkeys(
+#: What is in all their columns where there are none.
+NONE: Mapping[str, None] = dict.fromkeys(
     (*SEALED, "client_certificate_shown", "client_certificate_expires_at", "oauth2_shown")
 )
 
@@ -101,7 +101,7 @@ def open_credentials(keyring: KeyRing, row: Row[Any]) -> EndpointCredentials:
     return EndpointCredentials(
         ClientIdentity(**identity) if identity is not None else None,
         OAuth2(**oauth2) if oauth2 is not None else None,
-        json.loads(row.oauth2_shown)["token_url"] if oauth2 is not None else "",
+        json_text.read(row.oauth2_shown, dict[str, str | None], {}).get("token_url") or "",
     )
 
 

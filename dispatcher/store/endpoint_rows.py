@@ -28,12 +28,12 @@ from dispatcher.store.keyring import KeyRing
 from dispatcher.store.tables import Tables
 from dispatcher.store.tables.declaring import insert_if_absent
 
-#: The columns of an endpoint that is deleted: what is secret goes, the rest stays for what names it.
-WIPED: dict[str, Any] = {
+#: What its row keeps of a deleted endpoint's secrets: nothing. The rest stays for what names it.
+WIPED: Mapping[str, Any] = {
     "url_sealed": b"",
     "headers_sealed": None,
     **staged_secrets.NOTHING,
-    **endpoint_credentials.NOTHING,
+    **endpoint_credentials.NONE,
 }
 
 #: How long a failing head holds its lane unless the endpoint says otherwise, in seconds.

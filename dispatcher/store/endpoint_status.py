@@ -105,7 +105,7 @@ async def forget_expired_callbacks(
 ) -> int:
     """Deletes callbacks that expired before `before`, with their secrets; answers how many.
 
-    Their rows stay, without URL and headers, until no delivery names them any more.
+    Their rows stay, without URL, headers and credentials, until no delivery names them any more.
     """
     e, s = database.tables.endpoints.c, database.tables.endpoint_secrets.c
     rows = list(

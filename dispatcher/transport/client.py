@@ -12,7 +12,6 @@ from msgspec.structs import replace
 from yarl import URL
 
 from dispatcher.logs import logger
-from dispatcher.redaction import without_echoes
 from dispatcher.rules.credentials import Credentials
 from dispatcher.rules.egress import EgressRules
 from dispatcher.rules.oauth2 import OAuth2
@@ -105,8 +104,8 @@ class HttpClient:
         exchange = await self._post_as(request, credentials, headers, until - loop.time(), now)
         if exchange.status == 401:
             self._tokens.refused(oauth2, token)
-        # Some answer with the request that they got.
-        return replace(exchange, excerpt=without_echoes(exchange.excerpt, (token.text,)))
+        # Receivers that show what they were sent are common.
+        return replace(exchange, excerpt=token.hidden_in(exchange.excerpt)) if exchange.excerpt else exchange
 
     def _post_as(
         self, request: Request, credentials: Credentials, headers: Mapping[str, str], timeout_s: float, now: datetime

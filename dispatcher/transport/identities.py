@@ -14,6 +14,8 @@ from dispatcher.transport.tls import Contexts, Trust
 
 #: Pools that are kept, the one used longest ago closed first: each has its own copy of the authorities, near 1 MiB.
 CAPACITY = 100
+#: So many are opened at once: it takes a thread for 30 ms, of those that look up everyone's names, too.
+OPENING = 2
 
 OpenWire = Callable[[Contexts], Wire]
 
@@ -35,6 +37,7 @@ class Identities:
         self._trust, self._open_wire = trust, open_wire
         self._pools: OrderedDict[str, _Pool] = OrderedDict()
         self._closing: set[asyncio.Task[None]] = set()
+        self._turns = asyncio.Semaphore(OPENING)
 
     async def post(
         self,
@@ -78,7 +81,8 @@ class Identities:
         return pool
 
     async def _open(self, identity: ClientIdentity) -> Wire:
-        context = await asyncio.to_thread(self._trust.context_for, identity)
+        async with self._turns:
+            context = await asyncio.to_thread(self._trust.context_for, identity)
 
         def shown() -> ssl.SSLContext:
             return context

@@ -21,8 +21,9 @@ class Trust:
     """
 
     def __init__(self, ca_file: Path | None) -> None:
-        self._ca_file = ca_file
-        self._own = None if ca_file is None else _with_authorities(ca_file)
+        # Once: what becomes of the file later must not part those who show a certificate from the others.
+        self._authorities = None if ca_file is None else _read(ca_file)
+        self._own = None if self._authorities is None else _with(self._authorities)
 
     def context(self) -> ssl.SSLContext:
         """For connections that show no certificate."""
@@ -30,7 +31,7 @@ class Trust:
 
     def context_for(self, identity: ClientIdentity) -> ssl.SSLContext:
         """For connections that show this one. Takes long, so let a thread do it. Raises `ssl.SSLError`."""
-        context = _new() if self._ca_file is None else _with_authorities(self._ca_file)
+        context = _new() if self._authorities is None else _with(self._authorities)
         _load(context, identity)
         return context
 
@@ -49,14 +50,21 @@ def _of_the_system() -> ssl.SSLContext:
     return _new()
 
 
-def _with_authorities(ca_file: Path) -> ssl.SSLContext:
-    context = _new()
+def _read(ca_file: Path) -> str:
     try:
-        context.load_verify_locations(cafile=ca_file)
+        # What is not ASCII are notes between the certificates.
+        text = ca_file.read_bytes().decode("ascii", "ignore")
+        ssl.create_default_context(cadata=text or "none")
     except OSError as error:
         # An SSLError is one, too.
         why = "holds no certificates in PEM" if isinstance(error, ssl.SSLError) else error.strerror
         raise InvalidSettings(f"DISPATCHER_CA_FILE: {ca_file}: {why}; name a file of certificates in PEM") from None
+    return text
+
+
+def _with(authorities: str) -> ssl.SSLContext:
+    context = _new()
+    context.load_verify_locations(cadata=authorities)
     return context
 
 

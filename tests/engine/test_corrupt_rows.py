@@ -72,6 +72,10 @@ ENDPOINTS = [
     both("the secret is garbage", "UPDATE endpoint_secrets SET sealed = {garbage} WHERE endpoint_row = :endpoint"),
     both("the URL is garbage", "UPDATE endpoints SET url_sealed = {garbage} WHERE row_id = :endpoint"),
     both("the headers are garbage", "UPDATE endpoints SET headers_sealed = {garbage} WHERE row_id = :endpoint"),
+    both(
+        "the certificate is garbage", "UPDATE endpoints SET client_identity_sealed = {garbage} WHERE row_id = :endpoint"
+    ),
+    both("the client secret is garbage", "UPDATE endpoints SET oauth2_sealed = {garbage} WHERE row_id = :endpoint"),
     both("the schedule is no JSON", "UPDATE endpoints SET retry_schedule = '5s,5m' WHERE row_id = :endpoint"),
     both("the schedule is a number", "UPDATE endpoints SET retry_schedule = '5' WHERE row_id = :endpoint"),
     both("the schedule goes back in time", "UPDATE endpoints SET retry_schedule = '[-5]' WHERE row_id = :endpoint"),
@@ -203,6 +207,11 @@ SHOWN = [
     both("a later version's endpoint", "UPDATE endpoints SET status = 'asleep', profile = 'b2b-7', event_types = '{}'"),
     both("the endpoint's reason", "UPDATE endpoints SET status = 'disabled', disabled_reason = 'bored'"),
     both("the endpoint's JSON", "UPDATE endpoints SET metadata = '[1]', header_names = '', retry_schedule = '5s'"),
+    both("where its tokens come from", "UPDATE endpoints SET oauth2_shown = '{}'"),
+    both(
+        "its certificate",
+        "UPDATE endpoints SET client_certificate_shown = '{}', client_certificate_expires_at = created_at",
+    ),
     on_sqlite("the endpoint's description", "UPDATE endpoints SET description = x'00ff'"),
 ]
 

@@ -136,6 +136,29 @@ async def test_a_certificate_is_shown_for_its_endpoint_and_nobody_else_suffers_w
     assert (destination.failures_in_row, destination.backoff_failures) == (0, 0)
 
 
+async def test_a_callback_that_is_forgotten_takes_its_credentials_along(
+    outpost: Outpost, clock: FakeClock, tmp_path: Path
+) -> None:
+    pair = Authority.make(tmp_path / "authority").client("us", at=clock.now())
+    endpoint = await outpost.endpoint(
+        "https://127.0.0.1:8000/",
+        job_id="job_1",
+        expires_at=clock.now() + timedelta(seconds=60),
+        credentials=EndpointCredentials(
+            ClientIdentity.parse(*pair, clock.now()),
+            OAuth2("https://127.0.0.1/", "client", SECRET),
+            "https://127.0.0.1/",
+        ),
+    )
+    async with outpost.dispatcher() as dispatcher:
+        for seconds in (61, 86400 + 11):
+            clock.advance(seconds)
+            await dispatcher.run_duties()
+    known = await outpost.endpoint_now(endpoint)
+    assert known.deleted_at is not None
+    assert not [name for name, value in known._mapping.items() if name.startswith(("client_", "oauth2_")) and value]
+
+
 async def test_a_change_of_credentials_holds_for_the_next_attempt(outpost: Outpost, receiver: Receiver) -> None:
     receiver.answers("/old", gives("before"))
     receiver.answers("/new", gives("after"))

@@ -191,7 +191,11 @@ async def test_an_endpoint_whose_time_is_over_is_disabled_once_nothing_waits_and
 ) -> None:
     expires_at = clock.now() + timedelta(seconds=60)
     callback = await outpost.endpoint(
-        receiver.url("/callback"), job_id="job_1", expires_at=expires_at, retry_schedule=(120.0,)
+        receiver.url("/callback"),
+        job_id="job_1",
+        expires_at=expires_at,
+        retry_schedule=(120.0,),
+        headers={"x-key": "k3y"},
     )
     plain = await outpost.endpoint(receiver.url("/plain"), expires_at=expires_at)
     receiver.answers("/callback", 500, 200)
@@ -221,7 +225,9 @@ async def test_an_endpoint_whose_time_is_over_is_disabled_once_nothing_waits_and
             assert (await outpost.endpoint_now(endpoint)).deleted_at is None
         clock.advance(DAY_S + 11)
         await dispatcher.run_duties()
-    assert (await outpost.endpoint_now(callback)).deleted_at is not None
+    forgotten = await outpost.endpoint_now(callback)
+    assert forgotten.deleted_at is not None
+    assert (forgotten.url_sealed, forgotten.headers_sealed) == (b"", None)
     assert (await outpost.endpoint_now(plain)).deleted_at is None
     assert [row.endpoint_row for row in await outpost.rows("endpoint_secrets")] == [plain.row]
 

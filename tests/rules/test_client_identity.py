@@ -1,5 +1,7 @@
 """Client certificates: what is taken, how it is written anew, and what of it may be shown."""
 
+import base64
+import ssl
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -115,6 +117,72 @@ def test_a_curve_is_as_good_as_a_large_rsa_key(authority: Authority) -> None:
     key = ec.generate_private_key(ec.SECP384R1())
     certificate, written = authority.client("us", at=NOW, key=key)
     assert ClientIdentity.parse(certificate, written, NOW).key == written
+
+
+def test_an_rsa_key_is_taken_as_it_is(authority: Authority) -> None:
+    key = rsa.generate_private_key(65537, 2048)
+    certificate, written = authority.client("us", at=NOW, key=key)
+    assert ClientIdentity.parse(certificate, written, NOW).key == written
+
+
+def of_primes(p: int, q: int, **other: int) -> str:
+    """An RSA key of these primes, with numbers of it changed."""
+    e = 65537
+    d = pow(e, -1, (p - 1) * (q - 1))
+    made = {"d": d, "dmp1": d % (p - 1), "dmq1": d % (q - 1), "iqmp": pow(q, -1, p)} | other
+    numbers = [0, p * q, e, made["d"], p, q, made["dmp1"], made["dmq1"], made["iqmp"]]
+    der = der_of(0x30, b"".join(der_of(2, number.to_bytes(number.bit_length() // 8 + 1, "big")) for number in numbers))
+    return f"-----BEGIN RSA PRIVATE KEY-----\n{base64.encodebytes(der).decode()}-----END RSA PRIVATE KEY-----\n"
+
+
+def der_of(tag: int, content: bytes) -> bytes:
+    length = len(content).to_bytes((len(content).bit_length() + 7) // 8, "big")
+    head = bytes([tag, len(content)]) if len(content) < 128 else bytes([tag, 0x80 | len(length)]) + length
+    return head + content
+
+
+def test_a_key_of_many_bits_costs_its_sender_more_than_us(authority: Authority) -> None:
+    certificate, _ = authority.client("us", at=NOW)
+    # Two primes that everybody knows. To find that they are takes minutes.
+    key = of_primes(2**9689 - 1, 2**11213 - 1)
+    assert len(key) < LONGEST
+    with pytest.raises(InvalidField, match="client_key: has 20902 bits"):
+        ClientIdentity.parse(certificate, key, NOW)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{}, {"dmp1": 2**100_000 - 1}, {"dmq1": 1}, {"d": 2**4000}, {"d": 5}, {"iqmp": 1}],
+    ids=lambda changed: "".join(changed) or "none",
+)
+def test_numbers_of_an_rsa_key_that_are_not_each_others_are_refused(
+    authority: Authority, changed: dict[str, int]
+) -> None:
+    certificate, _ = authority.client("us", at=NOW)
+    key = of_primes(2**1279 - 1, 2**2203 - 1, **changed)
+    # Whole, it is not this certificate's.
+    with pytest.raises(InvalidField, match="do not go together" if changed else "does not belong"):
+        ClientIdentity.parse(certificate, key, NOW)
+
+
+UNREADABLE = {
+    "a subject": ("0c027573", "0c02fffe"),
+    "a kind of key": ("06072a8648ce3d0201", "06072a8648ce3d0271"),
+    "a curve": ("06082a8648ce3d030107", "06082a8648ce3d030177"),
+    "a signature": ("06082a8648ce3d040302", "06082a8648ce3d040372"),
+    "an extension": ("300a06082b06010505070302", "040a06082b06010505070302"),
+    "an extension that is there twice": ("0603551d23", "0603551d11"),
+}
+
+
+@pytest.mark.parametrize(("read", "other"), UNREADABLE.values(), ids=UNREADABLE)
+def test_a_certificate_with_parts_that_nobody_can_read_is_refused(authority: Authority, read: str, other: str) -> None:
+    certificate, key = authority.client("us", at=NOW)
+    der = ssl.PEM_cert_to_DER_cert(certificate)
+    assert bytes.fromhex(read) in der
+    changed = ssl.DER_cert_to_PEM_cert(der.replace(bytes.fromhex(read), bytes.fromhex(other)))
+    with pytest.raises(InvalidField, match="client_certificate: has parts that cannot be read"):
+        ClientIdentity.parse(changed, key, NOW)
 
 
 #: What no library issues any more: of `openssl req -x509 -sha1 -days 36500`.

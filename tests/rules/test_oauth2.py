@@ -6,7 +6,7 @@ import pytest
 
 from dispatcher.errors import InvalidField
 from dispatcher.rules.egress import EgressRules
-from dispatcher.rules.oauth2 import LONGEST_S, UNSAID_S, NoToken, read_refusal, read_token, vet_token_url
+from dispatcher.rules.oauth2 import LONGEST_S, UNSAID_S, NoToken, Token, read_refusal, read_token, vet_token_url
 
 RULES = EgressRules(allow_http=False, allow_networks=())
 
@@ -37,6 +37,20 @@ def test_a_token_is_used_until_shortly_before_it_expires(said: object, usable_s:
         token = read_token(body)
         assert token.text == "a.b-c_d~e+f/g=="
         assert token.usable_s == pytest.approx(usable_s)
+
+
+@pytest.mark.parametrize(
+    ("shown", "hidden"),
+    [
+        ('{"Authorization": "Bearer t0ken-of-many-parts=="}', '{"Authorization": "Bearer ***"}'),
+        ("it was t0ken-of-many", "it was ***"),
+        ("t0ken-of-many-parts==, t0ken-of-many-parts==", "***, ***"),
+        ("no token", "no token"),
+        ("", ""),
+    ],
+)
+def test_a_token_that_is_sent_back_is_hidden(shown: str, hidden: str) -> None:
+    assert Token("t0ken-of-many-parts==", 1.0).hidden_in(shown) == hidden
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b'{"error": 1}', b'{"error": "a b"}', b'{"error": "' + b"a" * 41 + b'"}'])

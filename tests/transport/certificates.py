@@ -8,9 +8,11 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
 
 def _named(name: str) -> x509.Name:
@@ -73,7 +75,7 @@ class Authority:
         at: datetime | None = None,
         days: float = 1,
         usage: x509.ObjectIdentifier | None = ExtendedKeyUsageOID.CLIENT_AUTH,
-        key: ec.EllipticCurvePrivateKey | None = None,
+        key: Key | None = None,
     ) -> tuple[str, str]:
         """The certificate of a client and its key, both PEM; it is for two days, and ends in `days` from `at` on."""
         certificate, key = self._issue(name, at=at, days=days, usage=usage, key=key)
@@ -86,8 +88,8 @@ class Authority:
         days: float,
         at: datetime | None = None,
         usage: x509.ObjectIdentifier | None = None,
-        key: ec.EllipticCurvePrivateKey | None = None,
-    ) -> tuple[str, ec.EllipticCurvePrivateKey]:
+        key: Key | None = None,
+    ) -> tuple[str, Key]:
         key = key or ec.generate_private_key(ec.SECP256R1())
         end = (at or datetime.now(UTC)) + timedelta(days=days)
         issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key())
@@ -119,7 +121,7 @@ def self_signed(directory: Path, host: str) -> ssl.SSLContext:
     return server_of(directory, certificate.public_bytes(Encoding.PEM).decode(), key)
 
 
-def server_of(directory: Path, certificate: str, key: ec.EllipticCurvePrivateKey) -> ssl.SSLContext:
+def server_of(directory: Path, certificate: str, key: Key) -> ssl.SSLContext:
     file = directory / "server.pem"
     file.write_text(pem_of(key) + certificate)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -127,5 +129,5 @@ def server_of(directory: Path, certificate: str, key: ec.EllipticCurvePrivateKey
     return context
 
 
-def pem_of(key: ec.EllipticCurvePrivateKey) -> str:
+def pem_of(key: Key) -> str:
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()

@@ -2,6 +2,7 @@
 
 import asyncio
 import ssl
+import threading
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from dispatcher.rules.client_identity import ClientIdentity
 from dispatcher.rules.credentials import Credentials
 from dispatcher.states import AttemptError
 from dispatcher.transport import identities
+from dispatcher.transport.tls import Trust
 from tests.transport.alerting_server import AlertingServer
 from tests.transport.certificates import Authority
 from tests.transport.posting import Open, post
@@ -81,6 +83,33 @@ async def test_many_first_attempts_open_one_pool(opened: Open, authority: Author
         # A sixth finds their connections.
         await post(client, receiver.url(), credentials=us)
         assert receiver.connections == 5
+
+
+async def test_pools_are_opened_few_at_once_so_that_threads_are_left_for_others(
+    opened: Open, authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, inside, most = Trust.context_for, 0, 0
+    counting, together = threading.Lock(), threading.Barrier(identities.OPENING)
+
+    def watched(trust: Trust, identity: ClientIdentity) -> ssl.SSLContext:
+        nonlocal inside, most
+        with counting:
+            inside += 1
+            most = max(most, inside)
+        # Only then do they overlap for sure.
+        together.wait(20)
+        context = made(trust, identity)
+        with counting:
+            inside -= 1
+        return context
+
+    monkeypatch.setattr(Trust, "context_for", watched)
+    client = opened(ca_file=authority.trusted)
+    async with RawReceiver(tls=authority.asking(HOST)) as receiver:
+        each = [shown(authority, f"{n}") for n in range(3 * identities.OPENING)]
+        exchanges = await asyncio.gather(*(post(client, receiver.url(), credentials=one) for one in each))
+    assert [exchange.status for exchange in exchanges] == [200] * len(each)
+    assert most == identities.OPENING
 
 
 async def test_another_certificate_closes_the_connections_of_the_former(opened: Open, authority: Authority) -> None:

@@ -287,6 +287,14 @@ async def test_at_the_end_nobody_waits_for_a_token(opened: Open, receiver: Recei
             await waiting
 
 
+async def test_a_receiver_that_shows_what_it_was_sent_shows_no_token(client: HttpClient, receiver: Receiver) -> None:
+    receiver.answers("/token", gives("t0ken"))
+    async with RawReceiver(answer(b'{"authorization": "Bearer t0ken"}')) as showing:
+        credentials = Credentials("ep_1", None, asking(receiver.url("/token")))
+        exchange = await post(client, showing.url("/hook"), credentials=credentials)
+    assert exchange.excerpt == '{"authorization": "Bearer ***"}'
+
+
 def test_neither_secret_nor_token_is_in_what_is_printed() -> None:
     printed = repr((asking("https://a.example.com/?key=k3y"), Token("t0ken", 1.0)))
     assert not any(secret in printed for secret in (SECRET, "k3y", "t0ken"))

@@ -82,6 +82,14 @@ def test_the_systems_authorities_are_believed_too(authority: Authority) -> None:
     assert Trust(authority.trusted).context().cert_store_stats()["x509_ca"] == systems + 1
 
 
+def test_the_file_is_read_once_with_the_notes_that_people_write_into_it(authority: Authority) -> None:
+    identity = ClientIdentity.parse(*authority.client("client"), datetime.now(UTC))
+    authority.trusted.write_bytes("# Főtanúsítvány\n".encode() + authority.trusted.read_bytes())
+    trust = Trust(authority.trusted)
+    authority.trusted.unlink()
+    assert trust.context_for(identity).cert_store_stats() == trust.context().cert_store_stats()
+
+
 def test_no_connection_goes_without_a_certificate_for_its_host(authority: Authority) -> None:
     identity = ClientIdentity.parse(*authority.client("client"), datetime.now(UTC))
     for trust in (Trust(None), Trust(authority.trusted)):
