@@ -136,7 +136,9 @@ def _header_columns(deployment: Deployment, row: Row[Any], body: EndpointUpdate,
     given = body.model_fields_set
     if not given & {"url", "headers", "signature_header"}:
         return {}
-    stored = open_headers(deployment.keyring, row.row_id, row.headers_sealed)
+    # Opened only where needed: headers that nobody can decrypt any more are replaced by giving all of them.
+    kept = "headers" not in given or REDACTED in body.headers.values()
+    stored = open_headers(deployment.keyring, row.row_id, row.headers_sealed) if kept else {}
     headers = dict(body.headers) if "headers" in given else stored
     by_name = {name.lower(): value for name, value in stored.items()}
     headers = {
