@@ -5,9 +5,10 @@ they pass through `redact`, which takes out the settings' own secrets wherever t
 secret. It is the last line of defence, and no reason to put one into a text.
 """
 
+import html
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from urllib.parse import quote
 
@@ -32,7 +33,8 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
     # name=value, as DSNs and representations have it
     (
         re.compile(
-            r"(?i)\b(\w*(?:password|passwd|secret|token|api_?key|authorization)\w*=)(?:'[^'\"\\]*'|[^\s,;&)\"'\\]+)"
+            # Bounded, and without what stands before: a long word of such words would cost the square of its length.
+            r"(?i)((?:password|passwd|secret|token|api_?key|authorization)\w{0,60}=)(?:'[^'\"\\]*'|[^\s,;&)\"'\\]+)"
         ),
         rf"\1{REDACTED}",
     ),
@@ -40,6 +42,11 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
 #: A value that could be a word of ours, like `dispatcher`, would take it out of every line.
 _WORD = re.compile(r"[A-Za-z_.-]*")
 _SHORTEST = 8
+
+#: A KiB of UTF-8 has at least so many characters: what is shorter was not cut.
+_SHORTEST_CUT = 256
+#: So little of a secret tells nothing.
+_FEWEST_SHOWN = 4
 
 _own: set[str] = set()
 
@@ -51,12 +58,13 @@ def keep_out(secrets: Iterable[str | None]) -> None:
     """
     for secret in secrets:
         if secret and len(secret) >= _SHORTEST and not _WORD.fullmatch(secret):
-            _own.update((secret, quote(secret, safe=""), json.dumps(secret, ensure_ascii=False)[1:-1]))
+            _own.update((secret, _percent_encoded(secret), json.dumps(secret, ensure_ascii=False)[1:-1]))
 
 
 def redact(text: str) -> str:
     """The text with `***` for what is secret."""
-    for secret in _own:
+    # The longest first: one may be a part of another.
+    for secret in sorted(_own, key=len, reverse=True):
         if secret in text:
             text = text.replace(secret, REDACTED)
     for pattern, instead in _PATTERNS:
@@ -64,12 +72,41 @@ def redact(text: str) -> str:
     return text
 
 
-def without_echoes(text: str, secrets: Iterable[str]) -> str:
-    """What a receiver answered, without these texts and without signatures: some answer with the request they got."""
+def echoes(secret: str) -> set[str]:
+    """How an answer may write a part of the request that it repeats: as it is, in JSON, HTML, or percent-encoded."""
+    in_json = json.dumps(secret)[1:-1]
+    return {secret, in_json, in_json.replace("/", "\\/"), html.escape(secret), _percent_encoded(secret)}
+
+
+def without_echoes(text: str, secrets: Sequence[str]) -> str:
+    """What a receiver answered, without these texts and without signatures: some answer with the request they got.
+
+    Nor with the beginning of one at its end, where the answer may have been cut.
+    """
     for secret in secrets:
         if secret in text:
             text = text.replace(secret, REDACTED)
+    if len(text) >= _SHORTEST_CUT:
+        text = _without_beginning(text, secrets)
     return _SIGNATURE.sub(rf"\1{REDACTED}", text) if "v1" in text else text
+
+
+def _without_beginning(text: str, secrets: Sequence[str]) -> str:
+    # What was cut within a letter ends with a stand-in for it.
+    whole = text.rstrip("\N{REPLACEMENT CHARACTER}")
+    cut_from = len(whole)
+    for secret in secrets:
+        start = whole.find(secret[:_FEWEST_SHOWN], max(0, len(whole) - len(secret) + 1))
+        while start >= 0 and not secret.startswith(whole[start:]):
+            start = whole.find(secret[:_FEWEST_SHOWN], start + 1)
+        if start >= 0:
+            cut_from = min(cut_from, start)
+    return text if cut_from == len(whole) else whole[:cut_from] + REDACTED
+
+
+def _percent_encoded(secret: str) -> str:
+    # What the environment holds need not be UTF-8.
+    return quote(secret, safe="", errors="replace")
 
 
 @lru_cache(maxsize=1024)

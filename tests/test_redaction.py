@@ -1,11 +1,17 @@
 """Redaction: what looks like a secret, or is one of the settings', becomes `***`, and nothing else does."""
 
+import asyncio
 import base64
+import html
 import io
 import json
 import logging
+import sys
+from collections.abc import Callable
+from urllib.parse import quote
 
 import pytest
+from aiohttp import web
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -16,8 +22,10 @@ from dispatcher.rules.key_pairs import SigningKeys
 from dispatcher.rules.secrets import Secret
 from dispatcher.rules.signing import signature_header
 from dispatcher.settings import load
+from dispatcher.transport.client import EXCERPT_LIMIT
 from tests.outpost import Outpost
 from tests.process import process_as_before
+from tests.receiver import Received, Receiver
 
 TOKEN = signature_header([b"k"], "evt_1", 1, b"{}")
 
@@ -70,6 +78,39 @@ def test_the_settings_own_secrets_are_taken_out_wherever_they_stand(monkeypatch:
     )
 
 
+def test_a_secret_that_is_part_of_another_leaves_nothing_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(redaction, "_own", set())
+    longest = "p4ss-w0rd" * 6
+    keep_out(longest[:length] for length in range(9, 55, 3))
+    assert redact(f"x {longest} y") == "x *** y"
+
+
+@pytest.mark.parametrize("piece", ["token", "a_token", "password", "://a:", "v1,", "Basic "])
+def test_a_long_text_is_redacted_in_a_time_that_grows_with_its_length(piece: str) -> None:
+    # Were it with its square, this would take a quarter of an hour.
+    text = piece * (1_000_000 // len(piece))
+    assert redact(text) == text
+
+
+async def test_what_nobody_expected_is_told_without_secrets() -> None:
+    code = (
+        "from dispatcher.cli import main\n"
+        "def fail(arguments):\n    raise ValueError('at ' + 'https://user:hidden-1@host/?token=' + 'hidden-2')\n"
+        "main.run = fail\nmain.main([])"
+    )
+    ended = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stderr=asyncio.subprocess.PIPE)
+    _, said = await ended.communicate()
+    assert ended.returncode == 1
+    assert b"Traceback" in said
+    assert said.endswith(b"ValueError: at https://user:***@host/?token=***\n")
+
+
+def test_a_secret_that_is_no_valid_text_is_taken_out_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(redaction, "_own", set())
+    keep_out(["p4ss-w0rd-\udcff"])
+    assert redact("x p4ss-w0rd-\udcff y") == "x *** y"
+
+
 def test_a_word_and_what_is_short_are_no_secrets_to_look_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(redaction, "_own", set())
     keep_out(["dispatcher", "pass1", "", None])
@@ -118,6 +159,53 @@ async def test_what_an_answer_repeats_of_its_request_is_not_kept(sqlite_outpost:
         assert "***" in kept
         assert hidden not in kept
     assert without_echoes("on 1", policy.secret_texts) == "on 1"
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        lambda value: json.dumps({"X-Api-Key": value}),
+        lambda value: json.dumps({"X-Api-Key": value}).replace("/", "\\/"),
+        lambda value: f"<p>{html.escape(value)}</p>",
+        lambda value: f"X-Api-Key={quote(value, safe='')}",
+    ],
+    ids=["json", "json with escaped slashes", "html", "form"],
+)
+async def test_an_echo_is_known_however_the_answer_writes_it(
+    written: Callable[[str], str], sqlite_outpost: Outpost
+) -> None:
+    value = 'k3y/"value"&more'
+    endpoint = await sqlite_outpost.endpoint(headers={"X-Api-Key": value})
+    policy = await EndpointBook(sqlite_outpost.deployment).read(endpoint.row)
+    assert policy is not None
+    kept = without_echoes(written(value), policy.secret_texts)
+    assert "***" in kept
+    assert "k3y" not in kept
+    assert "more" not in kept
+
+
+@pytest.mark.parametrize("shown", [4, 12, 23])
+def test_an_echo_that_the_excerpt_cuts_is_not_kept_in_part(shown: int) -> None:
+    secret = "k3y-value-k3y-value-long"
+    before = "x" * (EXCERPT_LIMIT - shown)
+    assert without_echoes(before + secret[:shown], [secret]) == before + "***"
+    # What ends where its text ends was not cut, and what is cut in a letter ends with a stand-in for it.
+    assert without_echoes("all is well: k3y-", [secret]) == "all is well: k3y-"
+    assert without_echoes(before + secret[:shown] + "\N{REPLACEMENT CHARACTER}", [secret]) == before + "***"
+
+
+async def test_the_attempt_log_repeats_no_signature_of_any_kind(sqlite_outpost: Outpost, receiver: Receiver) -> None:
+    def repeats(request: Received) -> web.StreamResponse:
+        said = f"bad: {request.headers['X-Sig']} {request.headers['X-Sig'][7:]} {request.headers['webhook-signature']}"
+        return web.Response(status=500, text=said)
+
+    receiver.answers("/hook", repeats)
+    await sqlite_outpost.endpoint(receiver.url("/hook"), signature_header="X-Sig", signature_prefix="sha256=")
+    async with sqlite_outpost.dispatcher():
+        await sqlite_outpost.publish("job.completed")
+        await sqlite_outpost.sees("SELECT 1 FROM attempts")
+    [attempt] = await sqlite_outpost.attempts()
+    assert attempt.response_excerpt == "bad: *** *** v1,***"
 
 
 _PIECES = st.sampled_from(

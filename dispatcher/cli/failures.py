@@ -1,7 +1,9 @@
 """How a command ends: 0 done, 1 failed, 2 wrong use, 130 interrupted; a failure is one line on standard error."""
 
 import sys
+import traceback
 from collections.abc import Callable
+from types import TracebackType
 
 import typer
 
@@ -34,6 +36,11 @@ def exit_code_of(command: Callable[[], object]) -> int:
         complain(f"{error.strerror or type(error).__name__}{f': {error.filename}' if error.filename else ''}")
         return FAILED
     return outcome if isinstance(outcome, int) else 0
+
+
+def tell_unexpected(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """An exception that nobody expected, as Python prints it, but without secrets: what `sys.excepthook` is set to."""
+    sys.stderr.write(redact("".join(traceback.format_exception(kind, error, trace))))
 
 
 def complain(text: str) -> None:

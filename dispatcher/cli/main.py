@@ -11,7 +11,7 @@ from typer.main import get_command
 
 from dispatcher.cli import dead_letters, deliveries, endpoints, events, job_callbacks, jobs, keys, options, tenants
 from dispatcher.cli.event_loop import end_when_asked
-from dispatcher.cli.failures import exit_code_of
+from dispatcher.cli.failures import exit_code_of, tell_unexpected
 from dispatcher.cli.options import examples
 
 app = typer.Typer(
@@ -31,6 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if isinstance(stream, TextIOWrapper):
             # A terminal that knows no dash shows a question mark, rather than a traceback.
             stream.reconfigure(errors="replace")
+    sys.excepthook = tell_unexpected
     sys.exit(run(sys.argv[1:] if arguments is None else arguments))
 
 

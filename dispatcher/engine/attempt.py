@@ -22,7 +22,7 @@ from dispatcher.store.deployment import Deployment
 from dispatcher.store.endpoint_policies import EndpointPolicy
 from dispatcher.store.hot import Claimed, Finished, Orphan
 from dispatcher.store.keyring import Unreadable
-from dispatcher.transport.client import HttpClient
+from dispatcher.transport.client import HttpClient, Request
 
 log = logger("dispatcher.attempt")
 
@@ -91,6 +91,8 @@ class Attempts:
             request = sign(claimed, policy, started_at)
             if self._covers(claimed.dispatcher_row):
                 exchange = await self._client.post(request, started_at)
+                if exchange.excerpt:
+                    exchange = replace(exchange, excerpt=without_echoes(exchange.excerpt, _secrets(policy, request)))
             else:
                 # A process that was paused: another may have sent this by now, and what comes after it in its lane.
                 exchange = Exchange(status=None, error=AttemptError.INTERRUPTED)
@@ -126,8 +128,6 @@ class Attempts:
         )
         if claimed.event_type == HEARTBEAT:
             verdict = drop_failed(verdict)
-        if exchange.excerpt and policy is not None:
-            exchange = replace(exchange, excerpt=without_echoes(exchange.excerpt, policy.secret_texts))
         finished = conclude(claimed, exchange, verdict, policy.hold_s if policy else None, started_at, duration_ms)
         self._report(claimed, policy, finished)
         return Ended(finished, verdict.disables)
@@ -180,6 +180,14 @@ class Attempts:
                 None if finished.delay_s is None else round(finished.delay_s, 3),
             )
         )
+
+
+def _secrets(policy: EndpointPolicy, request: Request) -> tuple[str, ...]:
+    """What an answer may repeat of the request, and must not be kept."""
+    if policy.signature_header is None:
+        return policy.secret_texts
+    signature = request.headers[policy.signature_header]
+    return (*policy.secret_texts, signature, signature.removeprefix(policy.signature_prefix))
 
 
 def conclude(

@@ -37,9 +37,15 @@ class Lease:
 
     async def take(self) -> None:
         """Takes a fresh lease. Raises `StoreUnavailable`."""
+        await self._enrol()
+        await self._tell()
+
+    async def _enrol(self) -> None:
         asked_s = self._clock.monotonic()
         await self._store.enrol(self._name, self._lease_s)
         self._ends_s = asked_s + self._lease_s
+
+    async def _tell(self) -> None:
         if self._on_taken is not None:
             await self._on_taken(self._store.dispatcher_row)
 
@@ -54,7 +60,9 @@ class Lease:
         if not await patiently("lease", self._beat):
             log.warning("dispatcher.lease_lost", dispatcher=self._store.dispatcher_row)
             metrics.store_outages.labels("lease").inc()
-            await patiently("lease", self.take)
+            await patiently("lease", self._enrol)
+            # Apart: tried again together, it would take another row, and void what was claimed under this one.
+            await patiently("lease", self._tell)
 
     async def _beat(self) -> bool:
         asked_s = self._clock.monotonic()

@@ -164,7 +164,9 @@ def _secret_columns(deployment: Deployment, row: Row[Any], body: EndpointUpdate,
     if not given & {"url", "headers", "signature_header", *CREDENTIALS}:
         return {}
     credentials = open_credentials(keyring, row).changed(body.credentials(), deployment.egress, deployment.clock.now())
-    stored = open_headers(keyring, row.row_id, row.headers_sealed)
+    # Opened only where needed: headers that nobody can decrypt any more are replaced by giving all of them.
+    kept = "headers" not in given or REDACTED in body.headers.values()
+    stored = open_headers(keyring, row.row_id, row.headers_sealed) if kept else {}
     headers = dict(body.headers) if "headers" in given else stored
     by_name = {name.lower(): value for name, value in stored.items()}
     headers = {

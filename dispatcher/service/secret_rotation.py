@@ -2,6 +2,8 @@
 
 from datetime import timedelta
 
+from sqlalchemy.ext.asyncio import AsyncConnection
+
 from dispatcher.errors import Conflict, InvalidField
 from dispatcher.rules.key_pairs import SigningKeys
 from dispatcher.rules.secrets import Secret
@@ -11,6 +13,7 @@ from dispatcher.service.models import ActivateSecret, Endpoint, EndpointWithSecr
 from dispatcher.service.moments import moment_now
 from dispatcher.store import staged_secrets
 from dispatcher.store.deployment import Deployment
+from dispatcher.store.keyring import Unreadable
 from dispatcher.store.signing_secrets import newest, rotate_own
 from dispatcher.store.staged_secrets import Staged
 
@@ -21,14 +24,15 @@ async def rotate_secret(
     """Signs with a new secret, its own from now on, and for `body.overlap_s` seconds with the old one too.
 
     With `body.stage` the new one signs nothing yet, and the overlap begins when it is activated. Either takes the
-    place of what is staged already. Raises `NotFound`, and `InvalidField` for the secret that signs already.
+    place of what is staged already. Raises `NotFound`, `InvalidField` for the secret that signs already, and
+    `Unreadable` where the old one is to sign on and cannot be read.
     """
     tables, keyring = deployment.database.tables, deployment.keyring
     new = SigningKeys.beside(Secret.parse(body.secret) if body.secret is not None else Secret.generate())
     overlap = timedelta(seconds=body.overlap_s)
     async with deployment.database.begin() as connection:
         row = await find(connection, tables, endpoint_id, tenant, lock=True)
-        if (await connection.run_sync(newest, tables, keyring, row.row_id)).secret.text == new.secret.text:
+        if await _signs_already(connection, deployment, row.row_id, new, overlap):
             raise InvalidField("secret", "is the one that signs already; give another, or none and one is made")
         now = await moment_now(connection, deployment.database)
         if body.stage:
@@ -69,6 +73,18 @@ async def activate_secret(
         await connection.run_sync(rotate_own, database.tables, keyring, row.row_id, staged.keys, now, staged.overlap)
         await apply(connection, database, row, staged_secrets.NOTHING)
         return await view(connection, database.tables, row.row_id)
+
+
+async def _signs_already(
+    connection: AsyncConnection, deployment: Deployment, endpoint_row: int, new: SigningKeys, overlap: timedelta
+) -> bool:
+    try:
+        signs = await connection.run_sync(newest, deployment.database.tables, deployment.keyring, endpoint_row)
+    except Unreadable as error:
+        if overlap:
+            raise Unreadable(f"{error}, or rotate with `overlap_s` 0 to do without the old secret") from error
+        return False
+    return signs.secret.text == new.secret.text
 
 
 def _needed(staged: Staged | None) -> Staged:

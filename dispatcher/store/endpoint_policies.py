@@ -14,6 +14,7 @@ from sqlalchemy.engine import Row
 from yarl import URL
 
 from dispatcher.ids import Kind, public_id
+from dispatcher.redaction import echoes
 from dispatcher.rules.credentials import Credentials
 from dispatcher.rules.key_pairs import SigningKeys
 from dispatcher.rules.retry import RetryPolicy
@@ -138,8 +139,9 @@ def _secret_texts(url: URL, headers: Mapping[str, str]) -> tuple[str, ...]:
         texts += [part.partition("=")[2] for part in url.raw_query_string.split("&")] + list(url.query.values())
     # The credentials of an Authorization header are repeated without their scheme too.
     texts += [text.partition(" ")[2] for text in texts]
-    # Short ones say nothing, and would be found in every answer.
-    return tuple(sorted({text for text in texts if len(text) >= _SHORTEST_SECRET}, key=len, reverse=True))
+    # Short ones say nothing, and would be found in every answer. The longest first: one may be a part of another.
+    written = {form for text in texts if len(text) >= _SHORTEST_SECRET for form in echoes(text)}
+    return tuple(sorted(written, key=len, reverse=True))
 
 
 def _seconds(stored: float) -> float:

@@ -4,6 +4,7 @@ import shlex
 import subprocess
 
 from dispatcher.errors import ConfigurationError
+from dispatcher.redaction import keep_out
 from dispatcher.settings import parse_keys
 
 #: How long the command may take, in seconds.
@@ -46,8 +47,10 @@ def keys_of(command: str) -> tuple[bytes, ...]:
         text = ended.stdout.decode()
         if len(text) > _MOST_CHARACTERS:
             raise ValueError(f"is over {_MOST_CHARACTERS} characters long; print the keys only")
-        return parse_keys(text)
+        keys = parse_keys(text)
     except UnicodeDecodeError:
         raise ConfigurationError(f"{_NAME} ({words[0]}) prints what is no text; print the keys in base64") from None
     except ValueError as error:
         raise ConfigurationError(f"what {_NAME} ({words[0]}) prints {error}") from None
+    keep_out(text.replace(",", " ").split())
+    return keys

@@ -60,7 +60,7 @@ def newest(connection: Connection, tables: Tables, keyring: KeyRing, endpoint_ro
         .limit(1)
     ).one_or_none()
     if found is None:
-        raise Unreadable("an endpoint has no secret; rotate it to give it one")
+        raise Unreadable("an endpoint has no secret: rotate it with `overlap_s` 0 to give it one")
     return _read(keyring, found.sealed, TENANTS, found.tenant)
 
 
@@ -84,7 +84,7 @@ def signing(
         ).all()
         if rows:
             return [(_read(keyring, sealed, purpose, owner), retires_at) for sealed, retires_at in rows]
-    raise Unreadable("an endpoint has no secret; rotate it to give it one")
+    raise Unreadable("an endpoint has no secret: rotate it with `overlap_s` 0 to give it one")
 
 
 def rotate_own(

@@ -5,6 +5,7 @@ import pytest
 from dispatcher.engine.attempt import Attempts
 from dispatcher.engine.endpoint_book import EndpointBook
 from dispatcher.engine.lease import Lease
+from dispatcher.errors import StoreUnavailable
 from dispatcher.rules.verdict import Outcome
 from dispatcher.states import AttemptError
 from dispatcher.transport.client import HttpClient
@@ -70,3 +71,20 @@ async def test_each_row_that_is_taken_is_told(outpost: Outpost, clock: FakeClock
         clock.advance(11)
         await lease.renew()
         assert told == [first, store.dispatcher_row]
+
+
+async def test_a_row_whose_telling_fails_is_told_again_and_kept(outpost: Outpost, clock: FakeClock) -> None:
+    told: list[int] = []
+
+    async def tell(row: int) -> None:
+        told.append(row)
+        if len(told) == 2:
+            raise StoreUnavailable("the database did not answer")
+
+    async with outpost.store() as store:
+        lease = Lease(store, clock, 10.0, tell)
+        await lease.take()
+        clock.advance(11)
+        await lease.renew()
+        # Taken anew once more, what was claimed under it meanwhile would be void.
+        assert told[1:] == [store.dispatcher_row] * 2

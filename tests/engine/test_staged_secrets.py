@@ -12,6 +12,7 @@ from dispatcher.rules.verifying import verify
 from dispatcher.service import endpoints, public_keys
 from dispatcher.service.models import ActivateSecret, Endpoint, EndpointWithSecret, RotateSecret
 from dispatcher.states import SignatureVersion
+from dispatcher.store.keyring import Unreadable
 from tests.clock import FakeClock
 from tests.outpost import Outpost, Registered
 from tests.receiver import Received, Receiver
@@ -150,6 +151,23 @@ async def test_a_rotation_at_once_takes_its_place_and_the_secret_that_signs_is_n
     assert rotated.secret_staged_at is None
     with pytest.raises(Conflict, match="no secret is staged"):
         await activate(outpost, endpoint, force=True)
+
+
+@pytest.mark.parametrize("staged", [False, True])
+async def test_a_rotation_heals_an_endpoint_whose_secret_cannot_be_read(
+    outpost: Outpost, receiver: Receiver, staged: bool
+) -> None:
+    endpoint = await outpost.endpoint(receiver.url("/hook"))
+    async with outpost.database.begin() as connection:
+        await connection.execute(outpost.tables.endpoint_secrets.update().values(sealed=b"under a key that is lost"))
+    # What nobody can read cannot overlap, and perhaps its key is only missing here: it goes only when asked to.
+    with pytest.raises(Unreadable, match="or rotate with `overlap_s` 0"):
+        await endpoints.rotate_secret(outpost.deployment, endpoint.id, RotateSecret(stage=staged), tenant=None)
+    body = RotateSecret(stage=staged, overlap_s=0)
+    healed = await endpoints.rotate_secret(outpost.deployment, endpoint.id, body, tenant=None)
+    if staged:
+        await activate(outpost, endpoint, force=True)
+    assert verifies(await sent(outpost, receiver), healed.secret)
 
 
 async def test_it_goes_with_its_endpoint(outpost: Outpost) -> None:

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from dispatcher import redaction
 from dispatcher.errors import ConfigurationError, InvalidSettings
 from dispatcher.settings import load
 from dispatcher.store import key_command
@@ -29,6 +30,12 @@ def test_a_deployment_seals_with_its_first_key(sqlite_url: str) -> None:
     settings = load(database_url=sqlite_url, secret_key_command=python(f"print({TEXT!r})"))
     assert open_deployment(settings).keyring.keys == (ONE, TWO)
     assert TEXT.split()[0] not in repr(settings)
+
+
+def test_its_keys_are_kept_out_of_every_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(redaction, "_own", set())
+    keys_of(python(f"print({TEXT!r})"))
+    assert redaction.redact(f"with {TEXT}") == "with ***\n***\n"
 
 
 def test_no_shell_reads_it(capfd: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,7 @@ from dispatcher.errors import Conflict
 from dispatcher.rules.verifying import verify
 from dispatcher.service import encryption, endpoints, tenants
 from dispatcher.service.doctor import examine
-from dispatcher.service.models import RotateSecret, TenantSecretSet
+from dispatcher.service.models import EndpointUpdate, RotateSecret, TenantSecretSet
 from dispatcher.store import reencryption
 from dispatcher.store.keyring import KeyRing
 from tests.outpost import SECRET_KEY, Outpost
@@ -183,6 +183,26 @@ async def test_what_is_under_a_lost_key_stays_and_is_told(outpost: Outpost, late
     # Its URL and its secret.
     assert (rotation.remaining, rotation.unreadable) == (2, 2)
     await lost.close()
+
+
+async def test_an_endpoint_under_a_lost_key_is_given_anew_what_was_lost(outpost: Outpost, receiver: Receiver) -> None:
+    lost = Outpost(outpost.settings.database_url, outpost.clock, secret_key=base64.b64encode(b"l" * 32).decode())
+    endpoint = await lost.endpoint(receiver.url("/old"), headers={"X-Api-Key": "k3y"})
+    await lost.close()
+    update = EndpointUpdate.read({"url": receiver.url("/new"), "headers": {"X-Api-Key": "n3w"}})
+    await endpoints.update(outpost.deployment, endpoint.id, update, tenant=None)
+    body = RotateSecret(overlap_s=0)
+    healed = await endpoints.rotate_secret(outpost.deployment, endpoint.id, body, tenant=None)
+    async with outpost.dispatcher() as dispatcher:
+        await outpost.publish("job.completed")
+        await dispatcher.until_idle()
+    [request] = receiver.received("/new")
+    assert request.headers["X-Api-Key"] == "n3w"
+    verify(request.body, request.headers, healed.secret, now=int(request.headers["webhook-timestamp"]))
+    assert await under_old(outpost) == 3
+    async with outpost.database.read() as connection:
+        _, _, foreign = await encryption.under_other_keys(connection, outpost.database, outpost.deployment.keyring)
+    assert foreign == 0
 
 
 async def test_the_doctor_tells_what_is_still_under_an_old_key(outpost: Outpost, later: Outpost) -> None:
