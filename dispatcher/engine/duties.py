@@ -54,6 +54,8 @@ MEASURE_REST = 100
 OFTEN_S = 1.0
 #: How long a stop waits for the duty that runs, in seconds.
 STOP_PATIENCE_S = 2.0
+#: So many challenges wait for their answer at once: receivers that take their time hold no more connections than that.
+CHALLENGED_AT_ONCE = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +128,8 @@ class Duties:
                 Duty("partitions", 3600.0, self.make_partitions),
             )
         }
+        #: Endpoints whose challenge has not been answered yet.
+        self._challenged = 0
         self._retention_cursor = 0
         self._callbacks_cursor = 0
         self._disabled_since: datetime | None = None
@@ -316,11 +320,14 @@ class Duties:
 
     async def challenge(self) -> None:
         """Lets endpoints prove that they want what is sent to them; callbacks that never did are disabled."""
+        room = CHALLENGED_AT_ONCE - self._challenged
+        if room <= 0:
+            return
         async with self._database.read() as connection:
             if not await verification.due(connection, self._database):
                 return
         async with self._database.begin() as connection:
-            found = await verification.take_due(connection, self._database)
+            found = await verification.take_due(connection, self._database, min(room, verification.AT_ONCE))
         for row in found.given_up:
             await self.disable(row, Reason.EXPIRED)
         if found.challenge and not self._stopping:
@@ -330,8 +337,12 @@ class Duties:
             task.add_done_callback(self._at_work.discard)
 
     async def _challenge(self, rows: Sequence[int]) -> None:
-        if await challenge_all(self._deployment, rows):
-            self._work_made()
+        self._challenged += len(rows)
+        try:
+            if await challenge_all(self._deployment, rows):
+                self._work_made()
+        finally:
+            self._challenged -= len(rows)
 
     async def expire_callbacks(self) -> None:
         """Gives callbacks whose job has settled their `expires_at`, once nothing waits for them."""
