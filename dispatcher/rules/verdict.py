@@ -100,8 +100,11 @@ def judge(
 
 
 def drop_failed(verdict: Verdict) -> Verdict:
-    """The verdict on what is sent once only: a failure of it drops it. What it says about its endpoint stands."""
-    if verdict.outcome not in (Outcome.RETRY, Outcome.DEAD):
+    """The verdict on what is sent once only: a failure, its own or the egress proxy's, drops it. What it says about its
+    endpoint stands.
+    """
+    put_off = verdict.outcome is Outcome.INTERRUPTED and bool(verdict.delay_s)
+    if not put_off and verdict.outcome not in (Outcome.RETRY, Outcome.DEAD):
         return verdict
     return replace(verdict, outcome=Outcome.DROPPED, reason=Reason.SUPERSEDED, delay_s=None)
 

@@ -12,7 +12,7 @@ from dispatcher.errors import InvalidSettings
 
 _SEVERAL_HOSTS = re.compile(r"^(?P<head>[^/]+://(?:[^@/]*@)?)(?P<hosts>[^/?@]*,[^/?@]*)(?P<tail>[/?].*)?$")
 #: A host as the driver takes it; an IPv6 address with a port has brackets.
-_SERVER = re.compile(r"(?P<name>\[[^\]]*\]|[^:\[\]]+)(?::(?P<port>[0-9]+))?")
+_SERVER = re.compile(r"(\[[^\]]*\]|[^:\[\]]+)(?::([0-9]+))?")
 #: Parameters of libpq that the driver takes in another way, or that go without saying.
 _OURS = frozenset({"sslmode", "application_name", "target_session_attrs"})
 
@@ -45,9 +45,10 @@ class DatabaseUrl:
         found = []
         for each in (named,) if isinstance(named, str) else named:
             if not each.startswith("/"):
+                parts = _SERVER.fullmatch(each)
                 # What is not split is an IPv6 address.
-                parts = _SERVER.fullmatch(each.lower()) or {"name": each.lower(), "port": None}
-                found.append((parts["name"].strip("[]"), int(parts["port"] or usual)))
+                name, its_port = (each, None) if parts is None else (parts[1], parts[2])
+                found.append((name.strip("[]").lower(), int(its_port or usual)))
         return found
 
     @property

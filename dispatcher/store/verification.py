@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, and_, case, false, select, text, true, update
+from sqlalchemy import ColumnElement, and_, case, false, select, text, true, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dispatcher.states import EndpointStatus
@@ -61,8 +61,8 @@ async def take_due(connection: AsyncConnection, database: Database, at_most: int
         .limit(LOOKED_AT)
     )
     rows = found.all()
-    taken, turns = list[Row[Any]](), Counter[int]()
-    crowding = []
+    taken: list[Any] = []
+    crowding, turns = [], Counter[int]()
     for row in rows:
         turns[row.destination_row] += 1
         if turns[row.destination_row] > AT_ONE_DESTINATION:

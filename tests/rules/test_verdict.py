@@ -217,6 +217,13 @@ def test_what_the_proxy_alone_kept_back_is_due_again_later_and_later_and_uses_no
     assert judged(exchange, failures=2, interruptions=interruptions) == expected
 
 
+def test_what_is_sent_once_only_does_not_wait_for_the_proxy() -> None:
+    exchange = Exchange(None, AttemptError.INTERNAL, forgiven=PROXY_DOWN_FORGIVEN)
+    assert drop_failed(judged(exchange)).outcome is Outcome.DROPPED
+    # Cut off is something else: it is due again at once.
+    assert drop_failed(judged(failure(AttemptError.INTERRUPTED))).outcome is Outcome.INTERRUPTED
+
+
 @pytest.mark.parametrize("forgiven", [PROXY_FORGIVEN, PROXY_DOWN_FORGIVEN])
 def test_a_proxy_is_forgiven_for_a_while_and_every_delivery_ends(forgiven: int) -> None:
     exchange = Exchange(None, AttemptError.INTERNAL, forgiven=forgiven)
