@@ -4,7 +4,7 @@ import asyncio
 import json
 import secrets
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hmac import compare_digest
 
 from dispatcher.engine.endpoint_book import EndpointBook
@@ -49,6 +49,8 @@ async def challenge(deployment: Deployment, endpoint_row: int) -> Challenged:
         "challenge": expected,
         "endpoint_id": policy.endpoint_id,
     }
+    # However long its owner lets attempts take, nobody has shown yet that it is theirs.
+    policy = replace(policy, timeout_s=min(policy.timeout_s, deployment.settings.timeout.total_seconds()))
     exchange, duration_ms = await send_at_once(deployment, policy, TYPE, data, Profile.STANDARD)
     verified = exchange.error is None and repeats(exchange.excerpt, expected)
     if verified:
@@ -83,7 +85,8 @@ def repeats(answer: str, expected: str) -> bool:
         if not isinstance(found, dict) or list(found) != ["challenge"] or not isinstance(found["challenge"], str):
             return False
         text = found["challenge"]
-    return compare_digest(text.encode(), expected.encode())
+    # JSON can write halves of characters, which UTF-8 cannot.
+    return compare_digest(text.encode(errors="replace"), expected.encode())
 
 
 async def challenge_all(deployment: Deployment, endpoint_rows: Iterable[int]) -> bool:
@@ -94,6 +97,9 @@ async def challenge_all(deployment: Deployment, endpoint_rows: Iterable[int]) ->
             return (await challenge(deployment, endpoint_row)).verified
         except (NotFound, Unreadable, StoreUnavailable) as error:
             log.warning("endpoint.not_challenged", endpoint_id=public_id(Kind.ENDPOINT, endpoint_row), error=str(error))
-            return False
+        except Exception:
+            # Whatever it is, it is about one of them.
+            log.exception("endpoint.not_challenged", endpoint_id=public_id(Kind.ENDPOINT, endpoint_row))
+        return False
 
     return any(await asyncio.gather(*(one(endpoint_row) for endpoint_row in endpoint_rows)))

@@ -49,6 +49,8 @@ STEPS = 20
 MEASURE_REST = 100
 #: Between two counts at the least, in seconds.
 MEASURE_EVERY_S = 15.0
+#: So many challenges wait for their answer at once: receivers that take their time hold no more connections than that.
+CHALLENGED_AT_ONCE = 200
 
 
 class Duties(Schedule):
@@ -88,6 +90,8 @@ class Duties(Schedule):
         super().__init__(
             deployment.database, duties, tick_s=min(1.0, lease_s / 3), beside=[(self.measure, MEASURE_EVERY_S)]
         )
+        #: Endpoints whose challenge has not been answered yet.
+        self._challenged = 0
         self._retention_cursor = 0
         self._callbacks_cursor = 0
         self._disabled_since: datetime | None = None
@@ -194,11 +198,14 @@ class Duties(Schedule):
 
     async def challenge(self) -> None:
         """Lets endpoints prove that they want what is sent to them; callbacks that never did are disabled."""
+        room = CHALLENGED_AT_ONCE - self._challenged
+        if room <= 0:
+            return
         async with self._database.read() as connection:
             if not await verification.due(connection, self._database):
                 return
         async with self._database.begin() as connection:
-            found = await verification.take_due(connection, self._database)
+            found = await verification.take_due(connection, self._database, min(room, verification.AT_ONCE))
         for row in found.given_up:
             await self.disable(row, Reason.EXPIRED)
         if found.challenge and not self._stopping:
@@ -208,8 +215,12 @@ class Duties(Schedule):
             task.add_done_callback(self._at_work.discard)
 
     async def _challenge(self, rows: Sequence[int]) -> None:
-        if await challenge_all(self._deployment, rows):
-            self._work_made()
+        self._challenged += len(rows)
+        try:
+            if await challenge_all(self._deployment, rows):
+                self._work_made()
+        finally:
+            self._challenged -= len(rows)
 
     async def expire_callbacks(self) -> None:
         """Gives callbacks whose job has settled their `expires_at`, once nothing waits for them."""

@@ -5,6 +5,7 @@ whatever DNS said before. What is denied stays denied, whatever else allows it; 
 is allowed though it is not public.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import NamedTuple
@@ -51,8 +52,10 @@ class EgressRules:
     nat64_prefixes: tuple[IPv6Network, ...] = ()
     #: Where this deployment itself listens, on this machine.
     own_ports: frozenset[int] = frozenset()
-    #: What it uses and nobody else should: its database's and its proxy's host and port.
+    #: What it uses and nobody else should, its database and its proxy: name or address, and port.
     own_services: frozenset[tuple[str, int]] = frozenset()
+    #: Ports of databases known by name only, so that any address that is not public may be theirs.
+    unlocated_ports: frozenset[int] = frozenset()
     #: None: connections are made directly.
     proxy: Proxy | None = None
     #: What is connected to directly though there is a proxy.
@@ -74,14 +77,17 @@ class EgressRules:
         refused = self.port_refusal(port) or self.refusal(address)
         if refused is not None:
             return refused
-        parsed = _unmapped(ip_address(address))
-        if port in self.own_ports and parsed.is_loopback:
-            return Refusal(f"port {port} of this machine is the dispatcher's own", NEVER)
-        if any(
-            port == theirs and (host == str(parsed) or special(parsed) is not None)
-            for host, theirs in self.own_services
-        ):
-            return Refusal(f"port {port} there may be the dispatcher's own database or proxy", NEVER)
+        reached = list(self._reached(_unmapped(ip_address(address))))
+        # To connect to 0.0.0.0 or :: is to connect to this machine.
+        if port in self.own_ports and any(each.is_loopback or each.is_unspecified for each in reached):
+            return own_port(port)
+        if any((str(each), port) in self.own_services for each in reached):
+            return _own_service(address, port)
+        if port in self.unlocated_ports and any(special(each) is not None for each in reached):
+            return Refusal(
+                f"port {port} there may be the dispatcher's own database",
+                "the operator can allow it by writing the database's address in DISPATCHER_DATABASE_URL, not its name",
+            )
         return None
 
     def port_refusal(self, port: int) -> Refusal | None:
@@ -147,17 +153,26 @@ class EgressRules:
                 return None
             itself = f"{address}/{address.max_prefixlen}"
             return Refusal("a cloud's metadata service", _with(f"DISPATCHER_ALLOW_NETWORKS={itself}"))
-        inner: list[IPv4Address] = []
-        if isinstance(address, IPv6Address):
-            for prefix in self.nat64_prefixes:
-                if address in prefix:
-                    return self._by_way_of([translated(address, prefix)])
-            inner = list(carried(address))
+        inner = self._inner(address)
+        if any(address in prefix for prefix in self.nat64_prefixes):
+            return self._by_way_of(inner)
         if not any(address in network for network in self.allow_networks):
             words = special(address)
             if words is not None:
                 return Refusal(words, _with("DISPATCHER_ALLOW_NETWORKS"))
         return self._by_way_of(inner)
+
+    def _inner(self, address: IPv4Address | IPv6Address) -> list[IPv4Address]:
+        if isinstance(address, IPv4Address):
+            return []
+        for prefix in self.nat64_prefixes:
+            if address in prefix:
+                return [translated(address, prefix)]
+        return list(carried(address))
+
+    def _reached(self, address: IPv4Address | IPv6Address) -> Iterator[IPv4Address | IPv6Address]:
+        yield address
+        yield from self._inner(address)
 
     def _by_way_of(self, inner: list[IPv4Address]) -> Refusal | None:
         for address in inner:
@@ -168,10 +183,19 @@ class EgressRules:
 
     def _own_by_name(self, host: str, port: int) -> Refusal | None:
         if (host, port) in self.own_services:
-            return Refusal(f"{host}:{port} is the dispatcher's own database or proxy", NEVER)
+            return _own_service(host, port)
         if port in self.own_ports and loopback_name(host):
-            return Refusal(f"port {port} of this machine is the dispatcher's own", NEVER)
+            return own_port(port)
         return None
+
+
+def own_port(port: int) -> Refusal:
+    """What is said of a port where the dispatcher itself, or what only it uses, listens on this machine."""
+    return Refusal(f"port {port} of this machine is the dispatcher's own, its database's or its proxy's", NEVER)
+
+
+def _own_service(host: str, port: int) -> Refusal:
+    return Refusal(f"port {port} of {host} is the dispatcher's own database or proxy", NEVER)
 
 
 def _unmapped(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:

@@ -15,6 +15,8 @@ INTERRUPTIONS_FORGIVEN = 4
 #: So many refusals of the egress proxy in a row use up no retry: nobody can tell whether it means itself or the
 #: receiver, and a delivery to a receiver that is gone must not live for ever either.
 PROXY_FORGIVEN = 4
+#: So many failures in a row of a proxy that does not even try, about three days of them, use up one.
+PROXY_DOWN_FORGIVEN = 870
 #: How long what the egress proxy did not let through waits for the next attempt, at first and at most, in seconds.
 PROXY_FIRST_S = 5.0
 PROXY_LONGEST_S = 300.0
@@ -52,7 +54,7 @@ class Exchange(Struct, frozen=True, gc=False):
     #: It says nothing about the receiver's host, only about what the endpoint showed it, or had nothing to show.
     of_endpoint_alone: bool = False
     #: Where the egress proxy failed: so many of these in a row use up no retry.
-    forgiven: float = 0
+    forgiven: int = 0
 
 
 class Verdict(Struct, frozen=True, gc=False):
@@ -100,8 +102,11 @@ def judge(
 
 
 def drop_failed(verdict: Verdict) -> Verdict:
-    """The verdict on what is sent once only: a failure of it drops it. What it says about its endpoint stands."""
-    if verdict.outcome not in (Outcome.RETRY, Outcome.DEAD):
+    """The verdict on what is sent once only: a failure, its own or the egress proxy's, drops it. What it says about its
+    endpoint stands.
+    """
+    put_off = verdict.outcome is Outcome.INTERRUPTED and bool(verdict.delay_s)
+    if not put_off and verdict.outcome not in (Outcome.RETRY, Outcome.DEAD):
         return verdict
     return replace(verdict, outcome=Outcome.DROPPED, reason=Reason.SUPERSEDED, delay_s=None)
 
@@ -124,7 +129,7 @@ def _outcome(
     if error is AttemptError.BLOCKED:
         return Outcome.DEAD, Reason.BLOCKED, None
     if interruptions < exchange.forgiven:
-        return Outcome.INTERRUPTED, None, min(PROXY_FIRST_S * 2.0 ** min(interruptions, 16), PROXY_LONGEST_S)
+        return Outcome.INTERRUPTED, None, min(PROXY_FIRST_S * 2.0**interruptions, PROXY_LONGEST_S)
     if error is AttemptError.INTERRUPTED and interruptions < INTERRUPTIONS_FORGIVEN:
         return Outcome.INTERRUPTED, None, 0.0
     if status in _FINAL_STATUSES:

@@ -10,7 +10,7 @@ from pathlib import Path
 from dispatcher.clock import Clock, SystemClock
 from dispatcher.errors import ConfigurationError, InvalidSettings
 from dispatcher.rules.egress import EgressRules
-from dispatcher.rules.hosts import Hosts
+from dispatcher.rules.hosts import Hosts, literal, loopback_name
 from dispatcher.rules.kinds import EventKinds
 from dispatcher.rules.proxy import Proxy
 from dispatcher.settings import Settings
@@ -97,9 +97,12 @@ def refuse_lost_key(database_file: Path, tables: Tables) -> None:
 def egress_rules(settings: Settings) -> EgressRules:
     """The egress rules of the settings. Raises `InvalidSettings`."""
     proxy = None if settings.proxy is None else Proxy.parse(settings.proxy.get_secret_value())
-    services = _servers(settings.database_url) | ({(proxy.host, proxy.port)} if proxy is not None else set())
+    databases = _servers(settings.database_url)
+    services = [_normal(host, port) for host, port in (*databases, *([(proxy.host, proxy.port)] if proxy else []))]
     # A port of the API that nobody named may be somebody else's: not every process that has these settings serves it.
     listening = {settings.work_port, settings.port if "port" in settings.model_fields_set else None}
+    # What runs beside this process is reached at every address of this machine.
+    listening |= {port for host, port in services if _is_this_machine(host)}
     return EgressRules(
         allow_http=settings.allow_http,
         allow_networks=settings.allow_networks,
@@ -109,7 +112,10 @@ def egress_rules(settings: Settings) -> EgressRules:
         deny_ports=settings.deny_ports,
         nat64_prefixes=tuple(prefix for prefix in settings.nat64_prefixes if isinstance(prefix, IPv6Network)),
         own_ports=frozenset(port for port in listening if port),
-        own_services=services,
+        own_services=frozenset(services),
+        unlocated_ports=frozenset(
+            port for host, port in databases if literal(host) is None and not _is_this_machine(host)
+        ),
         proxy=proxy,
         no_proxy=Hosts.parse(settings.no_proxy, "DISPATCHER_NO_PROXY"),
     )
@@ -119,3 +125,13 @@ def egress_rules(settings: Settings) -> EgressRules:
 def _servers(database_url: str) -> frozenset[tuple[str, int]]:
     # Reading a URL takes longer than all else that is asked for each callback that is registered.
     return frozenset(parse_database_url(database_url).servers)
+
+
+def _normal(host: str, port: int) -> tuple[str, int]:
+    address = literal(host)
+    return (host if address is None else str(address)), port
+
+
+def _is_this_machine(host: str) -> bool:
+    address = literal(host)
+    return loopback_name(host) if address is None else address.is_loopback or address.is_unspecified

@@ -11,6 +11,8 @@ from sqlalchemy.exc import ArgumentError
 from dispatcher.errors import InvalidSettings
 
 _SEVERAL_HOSTS = re.compile(r"^(?P<head>[^/]+://(?:[^@/]*@)?)(?P<hosts>[^/?@]*,[^/?@]*)(?P<tail>[/?].*)?$")
+#: A host as the driver takes it; an IPv6 address with a port has brackets.
+_SERVER = re.compile(r"(\[[^\]]*\]|[^:\[\]]+)(?::([0-9]+))?")
 #: Parameters of libpq that the driver takes in another way, or that go without saying.
 _OURS = frozenset({"sslmode", "application_name", "target_session_attrs"})
 
@@ -36,14 +38,18 @@ class DatabaseUrl:
     @property
     def servers(self) -> list[tuple[str, int]]:
         """Host (lower case) and port of each server that it names; none for a file or a socket of this machine."""
-        several = self.url.query.get("host")
-        if isinstance(several, tuple):
-            named = [tuple(each.lower().rsplit(":", 1)) for each in several]
-            return [(host.strip("[]"), int(port)) for host, port in named]
-        host = several or self.url.host
-        if self.dialect == "sqlite" or not host or host.startswith("/"):
+        if self.dialect == "sqlite":
             return []
-        return [(host.lower(), self.url.port or 5432)]
+        named, port = self.url.query.get("host") or self.url.host or (), self.url.query.get("port")
+        usual = int(port) if isinstance(port, str) and port.isdecimal() else self.url.port or 5432
+        found = []
+        for each in (named,) if isinstance(named, str) else named:
+            if not each.startswith("/"):
+                parts = _SERVER.fullmatch(each)
+                # What is not split is an IPv6 address.
+                name, its_port = (each, None) if parts is None else (parts[1], parts[2])
+                found.append((name.strip("[]").lower(), int(its_port or usual)))
+        return found
 
     @property
     def file(self) -> Path | None:

@@ -4,10 +4,12 @@ An endpoint that must prove it is paused and has no `verified_at`; while it is t
 `challenge_due_at`.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import and_, case, false, func, select, text, true, update
+from sqlalchemy import ColumnElement, and_, case, false, select, text, true, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dispatcher.states import EndpointStatus
@@ -22,6 +24,10 @@ CHALLENGES = 30
 #: Endpoints challenged in one step, and of them at one destination.
 AT_ONCE = 50
 AT_ONE_DESTINATION = 5
+#: So many that are due are looked at in one step. Where it has that many, what a destination has beyond its share waits
+#: for so long.
+LOOKED_AT = 1000
+LOOKED_AGAIN_S = 60.0
 
 # Written as its partial index is declared: a parameter in place of a word would hide the index from the planner.
 _TO_CHALLENGE = "challenge_due_at IS NOT NULL"
@@ -42,36 +48,43 @@ async def due(connection: AsyncConnection, database: Database) -> bool:
     return (await connection.execute(found)).first() is not None
 
 
-async def take_due(connection: AsyncConnection, database: Database) -> Due:
-    """Takes those that are due, and puts their next challenge off; of one that was challenged often enough there is
-    none.
+async def take_due(connection: AsyncConnection, database: Database, at_most: int = AT_ONCE) -> Due:
+    """Takes so many of those that are due, and puts their next challenge off; of one that was challenged often enough
+    there is none.
     """
     endpoints = database.tables.endpoints
     e = endpoints.c
-    turn = func.row_number().over(partition_by=e.destination_row, order_by=e.challenge_due_at).label("turn")
-    waiting = (
-        select(e.row_id, e.challenge_due_at, turn)
-        .where(text(_TO_CHALLENGE), e.challenge_due_at <= database.now())
-        .subquery()
-    )
-    rows = select(waiting.c.row_id).where(waiting.c.turn <= AT_ONE_DESTINATION)
-    taken = list((await connection.execute(rows.order_by(waiting.c.challenge_due_at).limit(AT_ONCE))).scalars())
-    if not taken:
-        return Due((), ())
     found = await connection.execute(
-        select(e.row_id, e.challenges, e.job_id, e.status, e.deleted_at).where(e.row_id.in_(taken))
+        select(e.row_id, e.destination_row, e.challenges, e.job_id, e.status, e.deleted_at)
+        .where(text(_TO_CHALLENGE), e.challenge_due_at <= database.now())
+        .order_by(e.challenge_due_at)
+        .limit(LOOKED_AT)
     )
+    rows = found.all()
+    taken: list[Any] = []
+    crowding, turns = [], Counter[int]()
+    for row in rows:
+        turns[row.destination_row] += 1
+        if turns[row.destination_row] > AT_ONE_DESTINATION:
+            crowding.append(row.row_id)
+        elif len(taken) < at_most:
+            taken.append(row)
+    if crowding and len(rows) == LOOKED_AT:
+        # Others may wait behind those of a few destinations.
+        await connection.execute(
+            update(endpoints).where(e.row_id.in_(crowding)).values(challenge_due_at=later(database, LOOKED_AGAIN_S))
+        )
     challenge, given_up = [], []
-    for row in found.all():
+    for row in taken:
         goes_on = row.status == EndpointStatus.PAUSED and row.deleted_at is None
+        next_at: ColumnElement[object] | None = None
         if goes_on and row.challenges < CHALLENGES:
             challenge.append(row.row_id)
-            delay_s = min(FIRST_S * 3.0**row.challenges, LONGEST_S)
-            next_at = later(database, delay_s)
-        else:
-            next_at = None
-            if goes_on and row.job_id is not None:
-                given_up.append(row.row_id)
+            next_at = later(database, min(FIRST_S * 3.0**row.challenges, LONGEST_S))
+        elif goes_on and row.job_id is not None:
+            given_up.append(row.row_id)
+            # Should it not be disabled now, it is looked at again; disabled, it has no next time.
+            next_at = later(database, LONGEST_S)
         await connection.execute(
             update(endpoints)
             .where(e.row_id == row.row_id)

@@ -9,7 +9,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.resolver import ThreadedResolver
 from yarl import URL
 
-from dispatcher.rules.egress import NEVER, EgressRules, Refusal
+from dispatcher.rules.egress import EgressRules, Refusal, own_port
 from dispatcher.rules.hosts import literal
 
 
@@ -66,7 +66,7 @@ class GuardedSockets:
 def _refuse_connection(rules: EgressRules, address: str, port: int) -> None:
     _refuse(rules.connection_refusal(address, port))
     if port in rules.own_ports and _is_of_this_machine(address):
-        _refuse(Refusal(f"port {port} of this machine is the dispatcher's own", NEVER))
+        _refuse(own_port(port))
 
 
 def _is_of_this_machine(address: str) -> bool:

@@ -1,23 +1,29 @@
 """Proof of control: where it is demanded, a receiver that has not repeated a challenge is sent nothing else."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from aiohttp import web
-from sqlalchemy import update
+from sqlalchemy import func, select, update
 
-from dispatcher.engine.challenge import TYPE, repeats
+from dispatcher.engine.challenge import TYPE, challenge_all, repeats
+from dispatcher.engine.test_event import send_at_once
 from dispatcher.errors import Conflict
-from dispatcher.ids import Kind, public_id
+from dispatcher.ids import Kind, public_id, row_id
 from dispatcher.rules.verifying import verify
 from dispatcher.service import endpoints
 from dispatcher.service.models import CallbackCreate, EndpointCreate, EndpointUpdate
-from dispatcher.states import DeliveryState, EndpointStatus, Reason
+from dispatcher.states import AttemptError, DeliveryState, EndpointStatus, Reason
 from dispatcher.store import verification
+from dispatcher.store.deployment import Deployment
+from dispatcher.store.endpoint_policies import EndpointPolicy
 from tests.clock import FakeClock
-from tests.outpost import Outpost
+from tests.outpost import PATIENCE_S, Outpost
 from tests.receiver import Received, Receiver
 
 VERIFIED = "SELECT 1 FROM endpoints WHERE verified_at IS NOT NULL AND status = 'enabled'"
@@ -156,6 +162,99 @@ async def test_one_destination_is_challenged_by_few_at_once_and_keeps_nobody_wai
     assert not set(first.challenge) & set(again.challenge)
 
 
+async def test_a_crowd_at_one_destination_does_not_hide_the_others(
+    demanding: Outpost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verification, "LOOKED_AT", 8)
+    for n in range(20):
+        await _registered(demanding, f"http://127.0.0.1:8000/{n}")
+    late = await _registered(demanding, "http://127.0.0.1:8001/")
+    steps = []
+    for _ in range(4):
+        async with demanding.database.begin() as connection:
+            steps.append((await verification.take_due(connection, demanding.database)).challenge)
+    assert all(len(step) <= verification.AT_ONE_DESTINATION + 1 for step in steps)
+    assert late.id in {public_id(Kind.ENDPOINT, row) for step in steps for row in step}
+
+
+async def test_a_callback_that_was_to_be_disabled_when_the_process_died_is_found_again(
+    demanding: Outpost, clock: FakeClock
+) -> None:
+    await endpoints.create_callback(
+        demanding.deployment, "job_1", CallbackCreate(url="http://127.0.0.1:8000/"), tenant="default"
+    )
+    async with demanding.database.begin() as connection:
+        await connection.execute(update(demanding.tables.endpoints).values(challenges=verification.CHALLENGES))
+    given_up = []
+    for _ in range(2):
+        async with demanding.database.begin() as connection:
+            given_up.append((await verification.take_due(connection, demanding.database)).given_up)
+        clock.advance(verification.LONGEST_S + 1)
+    assert given_up[0] == given_up[1]
+    assert len(given_up[0]) == 1
+
+
+async def test_receivers_that_take_their_time_hold_few_connections(
+    demanding: Outpost, receiver: Receiver, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dispatcher.engine.duties.CHALLENGED_AT_ONCE", 2)
+    released = asyncio.Event()
+
+    async def slow(request: Received) -> web.StreamResponse:
+        await released.wait()
+        return await repeat(request)
+
+    made = []
+    for n in range(3):
+        receiver.answers(f"/{n}", slow)
+        made.append(await _registered(demanding, receiver.url(f"/{n}")))
+    async with demanding.dispatcher() as dispatcher:
+        for _ in range(3):
+            clock.advance(1.1)
+            await dispatcher.run_duties()
+        assert len(await receiver.wait_for(2)) == 2
+        async with demanding.database.read() as connection:
+            assert await connection.scalar(select(func.sum(demanding.tables.endpoints.c.challenges))) == 2
+        released.set()
+        async with asyncio.timeout(PATIENCE_S):
+            while not (await endpoints.get(demanding.deployment, made[2].id, tenant=None)).verified_at:
+                clock.advance(1.1)
+                await dispatcher.run_duties()
+
+
+async def test_a_challenge_that_fails_inside_stops_no_other(
+    demanding: Outpost, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    receiver.answers("/good", repeat)
+    bad, good = [
+        row_id(Kind.ENDPOINT, (await _registered(demanding, receiver.url(path))).id) for path in ("/bad", "/good")
+    ]
+
+    async def fail_for_one(deployment: Deployment, policy: EndpointPolicy, *rest: Any) -> Any:
+        if policy.endpoint_row == bad:
+            raise OSError(24, "Too many open files")
+        return await send_at_once(deployment, policy, *rest)
+
+    monkeypatch.setattr("dispatcher.engine.challenge.send_at_once", fail_for_one)
+    assert await challenge_all(demanding.deployment, [bad, good])
+
+
+async def test_a_challenge_waits_no_longer_than_the_settings_say(demanding: Outpost, receiver: Receiver) -> None:
+    asked_enough = asyncio.Event()
+
+    async def late(request: Received) -> web.StreamResponse:
+        await asked_enough.wait()
+        return await repeat(request)
+
+    receiver.answers("/hook", late)
+    body = EndpointCreate(url=receiver.url("/hook"), timeout_s=300)
+    made, _ = await endpoints.create(demanding.deployment, body, tenant="default")
+    settings = demanding.settings.model_copy(update={"timeout": timedelta(seconds=0.2)})
+    result = await endpoints.verify(replace(demanding.deployment, settings=settings), made.id, tenant=None)
+    asked_enough.set()
+    assert (result.verified, result.error) == (False, AttemptError.TIMEOUT)
+
+
 async def test_who_asks_again_and_again_makes_us_send_no_more_than_strangers_may(
     demanding: Outpost, receiver: Receiver, clock: FakeClock
 ) -> None:
@@ -192,6 +291,7 @@ async def test_who_asks_again_and_again_makes_us_send_no_more_than_strangers_may
         ('{"challenge": s3cret}', False),
         ("{" * 1000, False),
         ("é", False),
+        (r'{"challenge": "\ud800"}', False),
     ],
 )
 def test_an_answer_repeats_the_challenge_alone_or_proves_nothing(answer: str, good: bool) -> None:

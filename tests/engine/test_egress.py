@@ -58,9 +58,28 @@ async def test_the_dispatchers_own_port_is_not_delivered_to(outpost: Outpost) ->
 @pytest.mark.parametrize("url", ["http://127.0.0.1:6432/", "http://127.9.9.9:6432/", "http://db.example.com:6432/"])
 def test_the_database_is_not_registered_as_a_receiver(url: str) -> None:
     settings = loopback_settings("postgresql://me@127.0.0.1:6432,db.example.com:6432/app")
-    with pytest.raises(InvalidField, match="the dispatcher's own database"):
+    with pytest.raises(InvalidField, match="the dispatcher's own"):
         CallbackUrl.parse(url, egress_rules(settings))
     assert CallbackUrl.parse(url.replace("6432", "8080"), egress_rules(settings)).port == 8080
+
+
+def test_a_receiver_may_have_the_port_that_a_proxy_elsewhere_has() -> None:
+    url = "http://10.1.2.3:8080/"
+    for proxy in ("http://proxy.example.com:8080", "http://10.9.9.9:8080", "http://127.0.0.1:8080"):
+        rules = egress_rules(
+            loopback_settings("sqlite:///a.db", allow_networks="10.0.0.0/8,127.0.0.0/8", proxy=SecretStr(proxy))
+        )
+        assert CallbackUrl.parse(url, rules).port == 8080
+        with pytest.raises(InvalidField, match="the dispatcher's own"):
+            CallbackUrl.parse(f"{proxy}/", rules)
+
+
+def test_a_database_on_this_machine_is_one_of_its_own_ports() -> None:
+    for host in ("127.0.0.1", "localhost", "[::1]"):
+        rules = egress_rules(loopback_settings(f"postgresql://me@{host}:6432/app"))
+        assert rules.own_ports == {6432}
+        assert not rules.unlocated_ports
+    assert egress_rules(loopback_settings("postgresql://me@db:6432/app")).unlocated_ports == {6432}
 
 
 def test_a_port_of_the_api_that_nobody_named_is_not_taken_for_ours() -> None:

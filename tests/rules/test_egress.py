@@ -335,12 +335,34 @@ def test_ports_are_what_the_settings_say_and_what_is_denied_goes_first() -> None
 def test_the_database_and_the_proxy_are_no_receivers_even_where_their_network_is_allowed() -> None:
     own = frozenset({("db.example.com", 6543), ("10.0.0.7", 3128)})
     rules = replace(allowing("10.0.0.0/8"), own_services=own)
-    for host, port in (("db.example.com", 6543), ("10.0.0.7", 3128), ("10.0.0.9", 6543), ("::ffff:10.0.0.7", 3128)):
+    for host, port in (
+        ("db.example.com", 6543),
+        ("10.0.0.7", 3128),
+        ("::ffff:10.0.0.7", 3128),
+        ("64:ff9b::10.0.0.7", 3128),
+    ):
         refusal = rules.target_refusal("https", host, port)
         assert refusal is not None
         assert refusal.remedy == "no setting allows it"
-    for host, port in (("db.example.com", 443), ("10.0.0.7", 443), ("8.8.8.8", 6543)):
+    for host, port in (("db.example.com", 443), ("10.0.0.7", 443), ("10.0.0.8", 3128), ("8.8.8.8", 6543)):
         assert rules.target_refusal("https", host, port) is None
+
+
+def test_a_database_that_is_known_by_name_may_be_at_any_address_that_is_not_public() -> None:
+    rules = replace(allowing("10.0.0.0/8"), unlocated_ports=frozenset({6543}))
+    for address in ("10.0.0.9", "::ffff:10.0.0.9", "64:ff9b::10.0.0.9"):
+        refusal = rules.target_refusal("https", address, 6543)
+        assert refusal is not None
+        assert "DISPATCHER_DATABASE_URL" in refusal.remedy
+    for host, port in (("10.0.0.9", 443), ("8.8.8.8", 6543)):
+        assert rules.target_refusal("https", host, port) is None
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "127.1.2.3", "::1", "0.0.0.0", "::", "::ffff:0.0.0.0"])
+def test_an_own_port_is_refused_at_every_address_that_ends_at_this_machine(address: str) -> None:
+    rules = replace(allowing("0.0.0.0/0", "::/0"), own_ports=frozenset({8080}))
+    assert rules.connection_refusal(address, 8080) is not None
+    assert rules.connection_refusal(address, 8081) is None
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,20 @@
 """The verdict table, row by row, and that every exchange has a legal verdict."""
 
-from math import inf
-
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dispatcher.rules.retry import RetryPolicy
-from dispatcher.rules.verdict import PROXY_FORGIVEN, Exchange, Outcome, Verdict, drop_failed, judge, refused_request
+from dispatcher.rules.verdict import (
+    PROXY_DOWN_FORGIVEN,
+    PROXY_FORGIVEN,
+    Exchange,
+    Outcome,
+    Verdict,
+    drop_failed,
+    judge,
+    refused_request,
+)
 from dispatcher.states import AttemptError, Reason
 
 POLICY = RetryPolicy((5.0, 300.0), jitter=0)
@@ -201,17 +208,29 @@ def test_what_is_sent_once_only_is_dropped_by_its_failure(
     )
 
 
-@pytest.mark.parametrize(("interruptions", "delay_s"), [(0, 5), (1, 10), (5, 160), (6, 300), (7, 300), (10**6, 300)])
+@pytest.mark.parametrize(("interruptions", "delay_s"), [(0, 5), (1, 10), (5, 160), (6, 300), (7, 300), (869, 300)])
 def test_what_the_proxy_alone_kept_back_is_due_again_later_and_later_and_uses_no_retry(
     interruptions: int, delay_s: float
 ) -> None:
-    exchange = Exchange(None, AttemptError.INTERNAL, forgiven=inf)
+    exchange = Exchange(None, AttemptError.INTERNAL, forgiven=PROXY_DOWN_FORGIVEN)
     expected = Verdict(Outcome.INTERRUPTED, None, delay_s, None, backs_off=False, disables=None)
     assert judged(exchange, failures=2, interruptions=interruptions) == expected
 
 
-def test_what_may_be_the_proxys_fault_is_forgiven_for_a_while() -> None:
-    exchange = Exchange(None, AttemptError.INTERNAL, forgiven=PROXY_FORGIVEN)
-    outcomes = [judged(exchange, interruptions=n).outcome for n in range(PROXY_FORGIVEN + 1)]
-    assert outcomes == [Outcome.INTERRUPTED] * PROXY_FORGIVEN + [Outcome.RETRY]
-    assert judged(exchange, failures=2, interruptions=PROXY_FORGIVEN).reason is Reason.EXHAUSTED
+def test_what_is_sent_once_only_does_not_wait_for_the_proxy() -> None:
+    exchange = Exchange(None, AttemptError.INTERNAL, forgiven=PROXY_DOWN_FORGIVEN)
+    assert drop_failed(judged(exchange)).outcome is Outcome.DROPPED
+    # Cut off is something else: it is due again at once.
+    assert drop_failed(judged(failure(AttemptError.INTERRUPTED))).outcome is Outcome.INTERRUPTED
+
+
+@pytest.mark.parametrize("forgiven", [PROXY_FORGIVEN, PROXY_DOWN_FORGIVEN])
+def test_a_proxy_is_forgiven_for_a_while_and_every_delivery_ends(forgiven: int) -> None:
+    exchange = Exchange(None, AttemptError.INTERNAL, forgiven=forgiven)
+    failures = interruptions = attempts = 0
+    while (verdict := judged(exchange, failures=failures, interruptions=interruptions)).outcome is not Outcome.DEAD:
+        attempts += 1
+        interrupted = verdict.outcome is Outcome.INTERRUPTED
+        failures, interruptions = (failures, interruptions + 1) if interrupted else (failures + 1, 0)
+    assert verdict.reason is Reason.EXHAUSTED
+    assert (failures, interruptions, attempts) == (2, forgiven, 2 * (forgiven + 1) + forgiven)

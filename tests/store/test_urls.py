@@ -44,6 +44,11 @@ def test_several_hosts_are_tried_until_one_can_write() -> None:
         ("postgresql://one,two:6000/app", [("one", 5432), ("two", 6000)]),
         ("postgresql:///app?host=/var/run/postgresql", []),
         ("postgresql:///app", []),
+        ("postgresql://[::1]:6000/app", [("::1", 6000)]),
+        ("postgresql://[::1],[fd00::2]:6000/app", [("::1", 5432), ("fd00::2", 6000)]),
+        ("postgresql:///app?host=db&port=6000", [("db", 6000)]),
+        ("postgresql:///app?host=db:6000", [("db", 6000)]),
+        ("postgresql:///app?host=one:6000&host=two", [("one", 6000), ("two", 5432)]),
     ],
 )
 def test_the_servers_that_it_names_are_known(text: str, servers: list[tuple[str, int]]) -> None:

@@ -1,7 +1,6 @@
 """Through an egress proxy: by CONNECT only, vetted as far as one can, and its failures are its own."""
 
 import asyncio
-import math
 import socket
 from base64 import b64encode
 from dataclasses import replace
@@ -13,7 +12,7 @@ import pytest
 from dispatcher.rules.egress import EgressRules
 from dispatcher.rules.hosts import Hosts
 from dispatcher.rules.proxy import Proxy
-from dispatcher.rules.verdict import PROXY_FORGIVEN, Exchange
+from dispatcher.rules.verdict import PROXY_DOWN_FORGIVEN, PROXY_FORGIVEN, Exchange
 from dispatcher.states import AttemptError
 from dispatcher.transport.client import HttpClient, Kind
 from tests.receiver import Receiver
@@ -29,7 +28,7 @@ def through(proxy: ConnectProxy | int, credentials: str = "", rules: EgressRules
     return replace(rules, proxy=Proxy.parse(f"http://{credentials}127.0.0.1:{port}"))
 
 
-def failed(why: str, forgiven: float = PROXY_FORGIVEN) -> Exchange:
+def failed(why: str, forgiven: int = PROXY_FORGIVEN) -> Exchange:
     return Exchange(status=None, error=AttemptError.INTERNAL, excerpt=f"the egress proxy {why}", forgiven=forgiven)
 
 
@@ -92,15 +91,16 @@ async def test_the_proxy_is_not_asked_for_what_is_refused(opened: Open, url: str
 @pytest.mark.parametrize(
     ("answer", "expected"),
     [
-        (b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n", failed("answered 407", math.inf)),
+        (b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n", failed("answered 407", PROXY_DOWN_FORGIVEN)),
         (b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 2\r\n\r\nno", failed("answered 502")),
         (b"HTTP/1.0 503 X\r\n\r\n", failed("answered 503")),
         (b"HTTP/1.1 403 Forbidden\r\n\r\n", failed("answered 403")),
         (b"HTTP/1.1 301 X\r\nLocation: http://evil.example/\r\n\r\n", failed("answered 301")),
         (b"HTTP/1.1 100 Continue\r\n\r\n", failed("answered 100")),
-        (b"SSH-2.0-x\r\n\r\n", failed("does not speak HTTP", math.inf)),
-        (b"x" * 20_000, failed("does not speak HTTP", math.inf)),
-        (GRANTED + b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", failed("does not speak HTTP", math.inf)),
+        (b"SSH-2.0-x\r\n\r\n", failed("does not speak HTTP", PROXY_DOWN_FORGIVEN)),
+        (b"x" * 20_000, failed("does not speak HTTP", PROXY_DOWN_FORGIVEN)),
+        # A receiver that speaks first does the same, and must not be forgiven for ever.
+        (GRANTED + b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", failed("has sent more than its answer")),
         (b"", failed("broke off (ConnectionResetError)")),
         (b"HTTP/1.1 ", failed("broke off (ConnectionResetError)")),
     ],
@@ -125,7 +125,7 @@ async def test_a_proxy_that_nobody_runs_cannot_be_reached(opened: Open) -> None:
     with socket.create_server(("127.0.0.1", 0)) as gone:
         port = int(gone.getsockname()[1])
     exchange = await post(opened(through(port)), "http://receiver.example/")
-    assert (exchange.error, exchange.forgiven) == (AttemptError.INTERNAL, math.inf)
+    assert (exchange.error, exchange.forgiven) == (AttemptError.INTERNAL, PROXY_DOWN_FORGIVEN)
     assert exchange.excerpt.startswith("the egress proxy cannot be reached")
 
 
