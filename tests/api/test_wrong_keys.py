@@ -1,10 +1,11 @@
 """Whoever tries one key after another is slowed, alone or from many addresses; a right key is let in all the same."""
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
 
-from dispatcher.api import wrong_keys
+from dispatcher.api import known_keys, wrong_keys
 from dispatcher.api.auth import Authenticator, Unauthenticated
 from dispatcher.api.wrong_keys import ADDRESS_BURST, ADDRESS_EVERY_S, OVERALL_BURST, OVERALL_EVERY_S, WrongKeys
 from dispatcher.errors import TooManyWrongKeys
@@ -56,6 +57,44 @@ async def test_who_goes_on_while_slowed_waits_no_longer_than_who_stops(opened: D
     assert 0 < slowed.value.retry_after_s <= ADDRESS_EVERY_S
     clock.advance(slowed.value.retry_after_s)
     assert await try_wrong_keys(process, 1) == [Unauthenticated]
+
+
+async def test_who_sends_all_guesses_at_once_gets_no_further_than_one_after_another(
+    opened: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look_up, running, at_once = keys.look_up, 0, list[int]()
+
+    async def counted(deployment: Deployment, digest: str) -> keys.Found | None:
+        nonlocal running
+        running += 1
+        at_once.append(running)
+        try:
+            return await look_up(deployment, digest)
+        finally:
+            running -= 1
+
+    monkeypatch.setattr(keys, "look_up", counted)
+    process = Authenticator(opened, LONG)
+    told = await asyncio.gather(*(try_wrong_keys(process, 1) for _ in range(100)))
+    assert sum(one == [Unauthenticated] for one in told) == ADDRESS_BURST
+    # None was counted when the first were looked at; from then on they wait for each other.
+    assert max(at_once) <= known_keys.AT_ONCE + known_keys.IN_LINE
+    assert max(at_once[ADDRESS_BURST + known_keys.AT_ONCE :]) <= known_keys.IN_LINE
+
+
+async def test_who_has_left_the_line_is_not_looked_up(opened: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+    process = Authenticator(opened, LONG)
+    await try_wrong_keys(process, ADDRESS_BURST)
+    looks: list[str] = []
+
+    async def noted(deployment: Deployment, digest: str) -> None:
+        looks.append(digest)
+
+    monkeypatch.setattr(keys, "look_up", noted)
+    for gone in (True, False):
+        with pytest.raises(TooManyWrongKeys):
+            await process.caller("Bearer whk_left", lambda: "192.0.2.1", gone=lambda gone=gone: gone)
+        assert len(looks) == (0 if gone else 1)
 
 
 async def test_strangers_keep_no_tenant_out_not_even_from_its_own_address(opened: Deployment) -> None:
