@@ -1,7 +1,8 @@
 """Tenants' keys as this process knows them: read often enough that a revoked one is refused, used ones noted."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 from dispatcher.errors import StoreUnavailable
 from dispatcher.logs import logger
@@ -16,6 +17,8 @@ _MOST = 4096
 AT_ONCE = 8
 #: And how many of those from where too many wrong ones came, beside them.
 IN_LINE = 2
+#: How long one waits for a place at most, in seconds.
+TURN_S = 5.0
 
 
 class KnownKeys:
@@ -37,12 +40,13 @@ class KnownKeys:
         """The caller as the database knows it; null: there is no such key, or it ended, or who asked is `gone`.
 
         Those `slowed` wait for each other, so that however many they are, they keep few connections from the rest.
+        Raises `StoreUnavailable`, also where it does not come to the look in time.
         """
-        async with self._places:
+        async with _turn(self._places):
             # Only now: who sends many at once is slowed as soon as the first of them were wrong.
             if not slowed():
                 return self.at_hand(digest) or await self._remembered.ask(digest)
-        async with self._line:
+        async with _turn(self._line):
             if gone():
                 # Else whoever sends one and leaves would keep the line longer than connections are allowed.
                 return None
@@ -78,3 +82,17 @@ class KnownKeys:
             _log.debug("store.unavailable", stage="last use", error=str(error))
         finally:
             self._noting = None
+
+
+@asynccontextmanager
+async def _turn(places: asyncio.Semaphore) -> AsyncIterator[None]:
+    """Has one of the places meanwhile. Raises `StoreUnavailable` when none comes free: the database may be away."""
+    try:
+        async with asyncio.timeout(TURN_S):
+            await places.acquire()
+    except TimeoutError:
+        raise StoreUnavailable("the database did not answer in time which keys there are; try again") from None
+    try:
+        yield
+    finally:
+        places.release()

@@ -8,7 +8,7 @@ import pytest
 from dispatcher.api import known_keys, wrong_keys
 from dispatcher.api.auth import Authenticator, Unauthenticated
 from dispatcher.api.wrong_keys import ADDRESS_BURST, ADDRESS_EVERY_S, OVERALL_BURST, OVERALL_EVERY_S, WrongKeys
-from dispatcher.errors import TooManyWrongKeys
+from dispatcher.errors import StoreUnavailable, TooManyWrongKeys
 from dispatcher.metrics import registry
 from dispatcher.service import keys
 from dispatcher.service.models import KeyCreate
@@ -80,6 +80,28 @@ async def test_who_sends_all_guesses_at_once_gets_no_further_than_one_after_anot
     # None was counted when the first were looked at; from then on they wait for each other.
     assert max(at_once) <= known_keys.AT_ONCE + known_keys.IN_LINE
     assert max(at_once[ADDRESS_BURST + known_keys.AT_ONCE :]) <= known_keys.IN_LINE
+
+
+async def test_while_the_database_is_away_nobody_waits_for_all_before_him(
+    opened: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look_up, back = keys.look_up, asyncio.Event()
+
+    async def away(deployment: Deployment, digest: str) -> keys.Found | None:
+        await back.wait()
+        return await look_up(deployment, digest)
+
+    monkeypatch.setattr(keys, "look_up", away)
+    monkeypatch.setattr(known_keys, "TURN_S", 0.0)
+    process = Authenticator(opened, LONG)
+    made = [await keys.create(opened, KeyCreate(tenant=f"tenant{n}")) for n in range(known_keys.AT_ONCE + 1)]
+    waiting = [asyncio.create_task(process.caller(f"Bearer {key.key}", lambda: "192.0.2.1")) for key in made]
+    with pytest.raises(StoreUnavailable):
+        await waiting[-1]
+    back.set()
+    assert [(await one).tenant for one in waiting[:-1]] == [key.tenant for key in made[:-1]]
+    assert (await process.caller(f"Bearer {made[-1].key}", lambda: "192.0.2.1")).tenant == made[-1].tenant
+    await process.close()
 
 
 async def test_who_has_left_the_line_is_not_looked_up(opened: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
