@@ -73,7 +73,7 @@ async def test_who_comes_when_a_look_should_be_over_does_not_take_what_it_says(c
     late = asyncio.create_task(remembered.ask("a"))
     await asyncio.sleep(0)
     asked.may_answer.set()
-    assert await asyncio.gather(slow, in_time, late) == ["one", "one", "two"]
+    assert [await slow, await in_time, await late] == ["one", "one", "two"]
     assert asked.names == ["a", "a"]
     assert remembered.at_hand("a") == "two"
 
