@@ -79,6 +79,8 @@ async def test_a_tenant_sees_its_quota_and_does_not_set_it(api: Api, new_key: Ne
     wrong: list[dict[str, object]] = [
         {"max_endpoints": -1},
         {"events_per_s": 0},
+        # Nobody could be told when to try again.
+        {"events_per_s": 1e-300},
         {"max_payload": 0},
         {"max_payload": "1KiB"},
     ]

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from dispatcher.api import known_keys, wrong_keys
+from dispatcher.api import answering, known_keys, wrong_keys
 from dispatcher.api.auth import Authenticator, Unauthenticated
 from dispatcher.api.wrong_keys import ADDRESS_BURST, ADDRESS_EVERY_S, OVERALL_BURST, OVERALL_EVERY_S, WrongKeys
 from dispatcher.errors import StoreUnavailable, TooManyWrongKeys
@@ -193,6 +193,22 @@ async def test_the_answer_says_when_to_try_again_and_is_counted_and_not_logged(
     assert (await api.get("/v1/events")).status == 200
     assert (await api.under(None).get("/healthz")).status == 200
     assert _refused("too-many-wrong-keys") == before + 1
+
+
+async def test_whoever_is_refused_all_the_time_does_not_fill_the_log(
+    api: Api, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answering, "FORBIDDEN_BURST", 3)
+    monkeypatch.setattr(answering, "FORBIDDEN_EVERY_S", 1000.0)
+    made = (await api.post("/v1/keys", {"tenant": "acme"})).json
+    for _ in range(6):
+        assert (await api.under(made["key"]).get("/v1/keys")).status == 403
+    logged = [record.getMessage() for record in caplog.records if "api.refused" in record.getMessage()]
+    assert len(logged) == 3
+    assert f"key_id={made['id']}" in logged[0]
+    # Its lines leave room for those about wrong keys.
+    assert (await api.under("whk_guess").get("/v1/keys")).status == 401
+    assert sum("api.refused" in record.getMessage() for record in caplog.records) == 4
 
 
 def _refused(problem: str) -> float:
