@@ -7,6 +7,7 @@ turn of the event loop. `python -m benchmarks.stubbed` is the command `dispatche
 import asyncio
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from statistics import median
 from unittest.mock import patch
 
@@ -43,7 +44,7 @@ class Stubbed:
 class Stub:
     """The transport's interface: every receiver is content at once."""
 
-    def __init__(self, rules: EgressRules, *, connect_timeout_s: float, kind: str) -> None:
+    def __init__(self, rules: EgressRules, *, connect_timeout_s: float, kind: str, ca_file: Path | None) -> None:
         self._answer = Exchange(status=200, error=None, excerpt="ok")
 
     async def post(self, request: Request, now: datetime) -> Exchange:

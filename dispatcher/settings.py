@@ -268,7 +268,7 @@ class Settings(BaseSettings):
     )
     tenant_events_per_s: float | None = Field(
         None,
-        gt=0,
+        ge=0.001,
         le=1_000_000,
         allow_inf_nan=False,
         description="Events that a tenant publishes per second through one process of the API, unless it has a quota of"

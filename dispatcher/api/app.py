@@ -181,7 +181,7 @@ async def _serve(request: web.Request, route: Route, door: Door) -> Reply:
         client=Client(
             last_event_id=request.headers.get("Last-Event-ID"),
             by_link=caller is not None and caller.job_id is not None,
-            gone=lambda: request.transport is None or request.transport.is_closing(),
+            gone=lambda: _is_gone(request),
             check=lambda: _caller(request, route, door),
         ),
     )
@@ -191,12 +191,19 @@ async def _serve(request: web.Request, route: Route, door: Door) -> Reply:
 async def _caller(request: web.Request, route: Route, door: Door) -> Caller:
     link = {"token": request.query.get("token"), "job_id": request.match_info["job_id"]} if route.linked else {}
     caller = await door.authenticator.caller(
-        request.headers.get("Authorization"), lambda: address_of(request, door.deployment), **link
+        request.headers.get("Authorization"),
+        lambda: address_of(request, door.deployment),
+        gone=lambda: _is_gone(request),
+        **link,
     )
     request[CALLER] = caller
     if route.scope is not None:
         check_scope(caller, route.scope, of_deployment=route.of_deployment)
     return caller
+
+
+def _is_gone(request: web.Request) -> bool:
+    return request.transport is None or request.transport.is_closing()
 
 
 def _tenant(caller: Caller, in_query: str | None, body: object) -> str | None:

@@ -55,9 +55,10 @@ class Authenticator:
         *,
         token: str | None = None,
         job_id: str | None = None,
+        gone: Callable[[], bool] = lambda: False,
     ) -> Caller:
         """The caller of an `Authorization` header; where a link of `job_id` opens what is asked for, also that of a
-        link, in the header or as `token`. `address` tells from where it comes.
+        link, in the header or as `token`. `address` tells from where it comes, `gone` whether nobody waits any more.
 
         Raises `Unauthenticated`, `TooManyWrongKeys`, and `NotFound` under another job's link.
         """
@@ -79,7 +80,7 @@ class Authenticator:
         if presented.startswith(keys.PREFIX) and len(presented) <= _LONGEST_KEY:
             caller = self._known.at_hand(digest)
             if caller is None:
-                caller = await self._known.ask(digest, in_line=self._wrong.wait_s(address()) > 0)
+                caller = await self._known.ask(digest, slowed=lambda: self._wrong.wait_s(address()) > 0, gone=gone)
             if caller is not None:
                 return caller
         raise self._wrong_key("this API key is not valid, or it expired or was revoked", address)

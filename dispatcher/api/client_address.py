@@ -1,6 +1,6 @@
 """From where a request comes: the peer of its connection, or whom a proxy that is trusted names."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 #: What one customer of a network has of it: whoever has one address there has all of them.
@@ -15,10 +15,8 @@ def client_address(peer: str | None, forwarded_for: Sequence[str], trusted: Sequ
     read from there, for as long as the one who says so is `trusted`; what stands before that anybody may have written.
     """
     address = _read(peer or "")
-    hops = [hop for value in forwarded_for for hop in value.split(",")] if trusted else []
-    while address is not None and hops and _is_within(address, trusted):
-        named = _read(hops.pop().strip())
-        if named is None:
+    for hop in _from_the_end(forwarded_for):
+        if address is None or not _is_within(address, trusted) or (named := _read(hop.strip())) is None:
             break
         address = named
     if address is None:
@@ -26,6 +24,15 @@ def client_address(peer: str | None, forwarded_for: Sequence[str], trusted: Sequ
     if isinstance(address, IPv6Address):
         return str(ip_network((address, _IPV6_PREFIX), strict=False))
     return str(address)
+
+
+def _from_the_end(forwarded_for: Sequence[str]) -> Iterator[str]:
+    """What proxies added, the last first; no more of it is read than is asked for, since anybody may send much."""
+    for value in reversed(forwarded_for):
+        comma = ","
+        while comma:
+            value, comma, hop = value.rpartition(",")
+            yield hop
 
 
 def _is_within(address: IPv4Address | IPv6Address, networks: Sequence[IPv4Network | IPv6Network]) -> bool:

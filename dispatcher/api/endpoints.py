@@ -86,7 +86,13 @@ async def delete(call: Call[object, TenantQuery]) -> Reply:
 
 async def enable(call: Call[object, TenantQuery]) -> Reply:
     """Lets a disabled endpoint match again."""
-    endpoint = await endpoints.set_status(call.deployment, call.path["id"], "enable", tenant=call.tenant)
+    id_ = call.path["id"]
+    # Whose quota it is, only the endpoint tells those who see every tenant's.
+    owner = call.tenant or (await endpoints.get(call.deployment, id_, tenant=None)).tenant
+    quota = await call.door.quotas.of(owner)
+    endpoint = await endpoints.set_status(
+        call.deployment, id_, "enable", tenant=owner, max_endpoints=quota.max_endpoints
+    )
     call.door.wake()
     return Reply(200, endpoint)
 

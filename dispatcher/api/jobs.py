@@ -34,6 +34,9 @@ async def get_events(call: Call[object, JobEventsQuery]) -> Reply:
             vouched=call.client.by_link,
             gone=call.client.gone,
         )
+    if wait_s:
+        # A wait is long enough for a key to be revoked, or a link to expire.
+        await call.client.check()
     if not streamed:
         return Reply(200, first)
     if first.settled and not first.data:

@@ -1,6 +1,8 @@
 """Tenants' keys as this process knows them: read often enough that a revoked one is refused, used ones noted."""
 
 import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 from dispatcher.errors import StoreUnavailable
 from dispatcher.logs import logger
@@ -11,8 +13,12 @@ from dispatcher.store.deployment import Deployment
 
 _log = logger(__name__)
 _MOST = 4096
-#: How many of those who must wait in line are looked up at once.
-_IN_LINE = 2
+#: How many keys are looked up at once at most, so that connections are left for all else.
+AT_ONCE = 8
+#: And how many of those from where too many wrong ones came, beside them.
+IN_LINE = 2
+#: How long one waits for a place at most, in seconds.
+TURN_S = 5.0
 
 
 class KnownKeys:
@@ -21,7 +27,8 @@ class KnownKeys:
     def __init__(self, deployment: Deployment) -> None:
         self._deployment = deployment
         self._remembered: Remembered[Caller] = Remembered(deployment.clock, self._look_up, most=_MOST)
-        self._line = asyncio.Semaphore(_IN_LINE)
+        self._places = asyncio.Semaphore(AT_ONCE)
+        self._line = asyncio.Semaphore(IN_LINE)
         self._used: set[int] = set()
         self._noting: asyncio.Task[None] | None = None
 
@@ -29,15 +36,21 @@ class KnownKeys:
         """The caller, where that was read less than `keys.BELIEVED_S` ago."""
         return self._remembered.at_hand(digest)
 
-    async def ask(self, digest: str, *, in_line: bool) -> Caller | None:
-        """The caller as the database knows it; null: there is no such key, or it ended.
+    async def ask(self, digest: str, *, slowed: Callable[[], bool], gone: Callable[[], bool]) -> Caller | None:
+        """The caller as the database knows it; null: there is no such key, or it ended, or who asked is `gone`.
 
-        Those `in_line` wait for each other, so that however many they are, they keep few connections from the rest.
+        Those `slowed` wait for each other, so that however many they are, they keep few connections from the rest.
+        Raises `StoreUnavailable`, also where it does not come to the look in time.
         """
-        if not in_line:
-            return await self._remembered.ask(digest)
-        async with self._line:
-            return await self._remembered.ask(digest)
+        async with _turn(self._places):
+            # Only now: who sends many at once is slowed as soon as the first of them were wrong.
+            if not slowed():
+                return self.at_hand(digest) or await self._remembered.ask(digest)
+        async with _turn(self._line):
+            if gone():
+                # Else whoever sends one and leaves would keep the line longer than connections are allowed.
+                return None
+            return self.at_hand(digest) or await self._remembered.ask(digest)
 
     async def close(self) -> None:
         """Returns when what is being read and written is done."""
@@ -69,3 +82,17 @@ class KnownKeys:
             _log.debug("store.unavailable", stage="last use", error=str(error))
         finally:
             self._noting = None
+
+
+@asynccontextmanager
+async def _turn(places: asyncio.Semaphore) -> AsyncIterator[None]:
+    """Has one of the places meanwhile. Raises `StoreUnavailable` when none comes free: the database may be away."""
+    try:
+        async with asyncio.timeout(TURN_S):
+            await places.acquire()
+    except TimeoutError:
+        raise StoreUnavailable("the database did not answer in time which keys there are; try again") from None
+    try:
+        yield
+    finally:
+        places.release()

@@ -53,11 +53,12 @@ class ServerTls:
         return [(found.st_mtime_ns, found.st_size, found.st_ino) for found in (file.stat() for file in files)]
 
     def _refusal(self, error: Exception) -> str:
+        names = " and ".join(str(file) for file in (self._certificate, self._key) if file)
         if isinstance(error, ssl.SSLError) or not isinstance(error, OSError):
-            names = " and ".join(str(file) for file in (self._certificate, self._key) if file)
             why = getattr(error, "reason", None) or error
             return f"{names} are no PEM certificate with its unencrypted key ({why})"
-        return f"{error.filename}: {error.strerror}"
+        # OpenSSL does not say which of them it could not read.
+        return f"{error.filename or names}: {error.strerror}"
 
 
 def _context() -> ssl.SSLContext:

@@ -51,7 +51,7 @@ class TenantQuotaUpdate(GivenFields):
     max_endpoints: Annotated[int, Field(ge=0, le=10_000_000)] | None = Field(
         default=None, description="Endpoints at once, callbacks that have not expired among them."
     )
-    events_per_s: Annotated[float, Field(gt=0, le=1_000_000, allow_inf_nan=False)] | None = Field(
+    events_per_s: Annotated[float, Field(ge=0.001, le=1_000_000, allow_inf_nan=False)] | None = Field(
         default=None, description="Events published per second through one process of the API, two seconds' at once."
     )
     max_payload: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = Field(

@@ -12,6 +12,7 @@ from dispatcher.rules.callback_url import CallbackUrl
 from dispatcher.service.endpoint_views import find, status_of, view
 from dispatcher.service.models import Endpoint, EndpointUpdate
 from dispatcher.service.moments import moment_now
+from dispatcher.service.quotas import check_room, hold_room
 from dispatcher.states import EndpointStatus, Reason
 from dispatcher.store.database import Database
 from dispatcher.store.deployment import Deployment
@@ -69,13 +70,19 @@ async def update(deployment: Deployment, endpoint_id: str, body: EndpointUpdate,
         return await view(connection, tables, row.row_id)
 
 
-async def set_status(deployment: Deployment, endpoint_id: str, action: Action, *, tenant: str | None) -> Endpoint:
+async def set_status(
+    deployment: Deployment, endpoint_id: str, action: Action, *, tenant: str | None, max_endpoints: int | None = None
+) -> Endpoint:
     """enabled ⇄ paused by `pause` and `resume`, either → disabled by `disable`, any → enabled by `enable`.
 
-    Disabling cancels what waits. Raises `NotFound`, and `Conflict` where the status does not allow it.
+    Disabling cancels what waits. Raises `NotFound`, `Conflict` where the status does not allow it, and `OverQuota`
+    where one that had expired, and so was not counted, would be one more than the tenant's `max_endpoints`.
     """
     tables = deployment.database.tables
     async with deployment.database.begin() as connection:
+        if tenant is not None and max_endpoints is not None:
+            # Before the endpoint's row is locked, as where one is registered.
+            await hold_room(connection, tables, tenant)
         row = await find(connection, tables, endpoint_id, tenant, lock=True)
         before, after = status_of(row), _status_after(action)
         if before is EndpointStatus.DISABLED and action in ("pause", "resume"):
@@ -93,6 +100,8 @@ async def set_status(deployment: Deployment, endpoint_id: str, action: Action, *
             elif before is EndpointStatus.DISABLED:
                 values |= await _start_afresh(connection, deployment.database, row)
             await apply(connection, deployment.database, row, values)
+            if row.disabled_reason == Reason.EXPIRED and max_endpoints is not None:
+                await check_room(connection, tables, row.tenant, max_endpoints)
         changed = await view(connection, tables, row.row_id)
     if after is EndpointStatus.DISABLED:
         await _cancel_waiting(deployment.database, row.row_id, Reason.OPERATOR)

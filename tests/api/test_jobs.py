@@ -41,6 +41,19 @@ async def test_a_wait_is_answered_when_an_event_is_numbered(desk: Desk) -> None:
     assert [event["type"] for event in answered["data"]] == ["job.completed"]
 
 
+async def test_a_wait_that_outlasts_its_key_is_told_nothing(desk: Desk) -> None:
+    key = (await desk.api.post("/v1/keys", {"tenant": "acme", "expires_in_s": 600})).json["key"]
+    await desk.publish(tenant="acme")
+    path = "/v1/jobs/job_1/events?after=1&wait=30"
+    waiting = asyncio.create_task(desk.api.under(key).get(path))
+    await watched(desk.readers, 1)
+    desk.clock.advance(600)
+    await desk.publish("job.completed", tenant="acme")
+    async with asyncio.timeout(PATIENCE_S):
+        answered = await waiting
+    assert (answered.status, answered.problem) == (401, "unauthenticated")
+
+
 async def test_a_job_that_nobody_has_mentioned_is_a_404_after_the_wait(desk: Desk) -> None:
     for query in ("", "?wait=0.01", "?after=7"):
         answered = await desk.api.get(f"/v1/jobs/job_1/events{query}")

@@ -35,6 +35,26 @@ async def test_one_endpoint_too_many_is_a_422_that_names_the_quota(api: Api, new
     assert (await acme.get("/v1/tenants/acme/quota")).json["endpoints"] == 1
 
 
+async def test_callbacks_that_have_expired_come_back_only_where_there_is_room(either_api: Api) -> None:
+    api = either_api
+    await api.patch("/v1/tenants/acme/quota", {"max_endpoints": 1})
+    acme = api.under((await api.post("/v1/keys", {"tenant": "acme"})).json["key"])
+    expired = (await acme.post("/v1/jobs/job_1/callbacks", HOOK)).json["id"]
+    table = api.deployment.database.tables.endpoints
+    async with api.deployment.database.begin() as connection:
+        await connection.execute(table.update().values(status="disabled", disabled_reason="expired"))
+    second = (await acme.post("/v1/jobs/job_2/callbacks", HOOK)).json["id"]
+    for who in (acme, api):
+        refused = await who.post(f"/v1/endpoints/{expired}/enable")
+        assert (refused.status, refused.problem) == (422, "over-quota")
+    assert (await acme.get(f"/v1/endpoints/{expired}")).json["status"] == "disabled"
+    # One that counts all the time may be switched on and off.
+    assert (await acme.post(f"/v1/endpoints/{second}/disable")).status == 200
+    assert (await acme.post(f"/v1/endpoints/{second}/enable")).status == 200
+    assert (await acme.delete(f"/v1/endpoints/{second}")).status == 204
+    assert (await acme.post(f"/v1/endpoints/{expired}/enable")).status == 200
+
+
 async def test_a_payload_past_the_quota_is_a_413(api: Api, new_key: NewKey) -> None:
     await api.patch("/v1/tenants/acme/quota", {"max_payload": 100})
     acme = api.under(await new_key("acme"))
@@ -59,6 +79,8 @@ async def test_a_tenant_sees_its_quota_and_does_not_set_it(api: Api, new_key: Ne
     wrong: list[dict[str, object]] = [
         {"max_endpoints": -1},
         {"events_per_s": 0},
+        # Nobody could be told when to try again.
+        {"events_per_s": 1e-300},
         {"max_payload": 0},
         {"max_payload": "1KiB"},
     ]

@@ -189,3 +189,8 @@ def test_files_that_do_not_serve_are_refused_by_name(authority: Authority, tmp_p
         ServerTls(tmp_path / "none.pem", None)
     with pytest.raises(ConfigurationError, match=r"empty\.pem are no PEM"):
         ServerTls(empty, None)
+    # It can be looked at and not read, as the key of another user: the error of reading it does not name it.
+    folder = tmp_path / "folder.pem"
+    folder.mkdir()
+    with pytest.raises(ConfigurationError, match=r"certificate\.pem and .*folder\.pem: Is a directory"):
+        ServerTls(certificate, folder)

@@ -1,13 +1,14 @@
 """Whoever tries one key after another is slowed, alone or from many addresses; a right key is let in all the same."""
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
 
-from dispatcher.api import wrong_keys
+from dispatcher.api import answering, known_keys, wrong_keys
 from dispatcher.api.auth import Authenticator, Unauthenticated
 from dispatcher.api.wrong_keys import ADDRESS_BURST, ADDRESS_EVERY_S, OVERALL_BURST, OVERALL_EVERY_S, WrongKeys
-from dispatcher.errors import TooManyWrongKeys
+from dispatcher.errors import StoreUnavailable, TooManyWrongKeys
 from dispatcher.metrics import registry
 from dispatcher.service import keys
 from dispatcher.service.models import KeyCreate
@@ -56,6 +57,68 @@ async def test_who_goes_on_while_slowed_waits_no_longer_than_who_stops(opened: D
     assert 0 < slowed.value.retry_after_s <= ADDRESS_EVERY_S
     clock.advance(slowed.value.retry_after_s)
     assert await try_wrong_keys(process, 1) == [Unauthenticated]
+
+
+async def test_who_sends_all_guesses_at_once_gets_no_further_than_one_after_another(
+    opened: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look_up, running, at_once = keys.look_up, 0, list[int]()
+
+    async def counted(deployment: Deployment, digest: str) -> keys.Found | None:
+        nonlocal running
+        running += 1
+        at_once.append(running)
+        try:
+            return await look_up(deployment, digest)
+        finally:
+            running -= 1
+
+    monkeypatch.setattr(keys, "look_up", counted)
+    process = Authenticator(opened, LONG)
+    told = await asyncio.gather(*(try_wrong_keys(process, 1) for _ in range(100)))
+    assert sum(one == [Unauthenticated] for one in told) == ADDRESS_BURST
+    # None was counted when the first were looked at; from then on they wait for each other.
+    assert max(at_once) <= known_keys.AT_ONCE + known_keys.IN_LINE
+    assert max(at_once[ADDRESS_BURST + known_keys.AT_ONCE :]) <= known_keys.IN_LINE
+
+
+async def test_while_the_database_is_away_nobody_waits_for_all_before_him(
+    opened: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look_up, back = keys.look_up, asyncio.Event()
+
+    async def away(deployment: Deployment, digest: str) -> keys.Found | None:
+        await back.wait()
+        return await look_up(deployment, digest)
+
+    monkeypatch.setattr(keys, "look_up", away)
+    monkeypatch.setattr(known_keys, "TURN_S", 0.0)
+    process = Authenticator(opened, LONG)
+    made = [await keys.create(opened, KeyCreate(tenant=f"tenant{n}")) for n in range(known_keys.AT_ONCE + 1)]
+    waiting = [asyncio.create_task(process.caller(f"Bearer {key.key}", lambda: "192.0.2.1")) for key in made]
+    with pytest.raises(StoreUnavailable):
+        await waiting[-1]
+    back.set()
+    assert [(await one).tenant for one in waiting[:-1]] == [key.tenant for key in made[:-1]]
+    assert (await process.caller(f"Bearer {made[-1].key}", lambda: "192.0.2.1")).tenant == made[-1].tenant
+    await process.close()
+
+
+async def test_who_has_left_the_line_is_not_looked_up(opened: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+    process = Authenticator(opened, LONG)
+    await try_wrong_keys(process, ADDRESS_BURST)
+    looks: list[str] = []
+
+    async def noted(deployment: Deployment, digest: str) -> None:
+        looks.append(digest)
+
+    monkeypatch.setattr(keys, "look_up", noted)
+    with pytest.raises(TooManyWrongKeys):
+        await process.caller("Bearer whk_left", lambda: "192.0.2.1", gone=lambda: True)
+    assert looks == []
+    with pytest.raises(TooManyWrongKeys):
+        await process.caller("Bearer whk_left", lambda: "192.0.2.1", gone=lambda: False)
+    assert len(looks) == 1
 
 
 async def test_strangers_keep_no_tenant_out_not_even_from_its_own_address(opened: Deployment) -> None:
@@ -130,6 +193,22 @@ async def test_the_answer_says_when_to_try_again_and_is_counted_and_not_logged(
     assert (await api.get("/v1/events")).status == 200
     assert (await api.under(None).get("/healthz")).status == 200
     assert _refused("too-many-wrong-keys") == before + 1
+
+
+async def test_whoever_is_refused_all_the_time_does_not_fill_the_log(
+    api: Api, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answering, "FORBIDDEN_BURST", 3)
+    monkeypatch.setattr(answering, "FORBIDDEN_EVERY_S", 1000.0)
+    made = (await api.post("/v1/keys", {"tenant": "acme"})).json
+    for _ in range(6):
+        assert (await api.under(made["key"]).get("/v1/keys")).status == 403
+    logged = [record.getMessage() for record in caplog.records if "api.refused" in record.getMessage()]
+    assert len(logged) == 3
+    assert f"key_id={made['id']}" in logged[0]
+    # Its lines leave room for those about wrong keys.
+    assert (await api.under("whk_guess").get("/v1/keys")).status == 401
+    assert sum("api.refused" in record.getMessage() for record in caplog.records) == 4
 
 
 def _refused(problem: str) -> float:

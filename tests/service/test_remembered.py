@@ -57,6 +57,27 @@ async def test_it_is_believed_from_when_it_was_asked_for_and_not_a_moment_longer
     await remembered.close()
 
 
+async def test_who_comes_when_a_look_should_be_over_does_not_take_what_it_says(clock: FakeClock) -> None:
+    asked = Asked()
+    asked.answers["a"] = "one"
+    asked.may_answer.clear()
+    remembered = Remembered(clock, asked.look_up, most=10)
+    slow = asyncio.create_task(remembered.ask("a"))
+    await asked.begun.wait()
+    # It has read "one", and its answer is on its way for longer than it may be believed; meanwhile that changed.
+    asked.answers["a"] = "two"
+    clock.advance(9.9)
+    in_time = asyncio.create_task(remembered.ask("a"))
+    await asyncio.sleep(0)
+    clock.advance(0.1)
+    late = asyncio.create_task(remembered.ask("a"))
+    await asyncio.sleep(0)
+    asked.may_answer.set()
+    assert [await slow, await in_time, await late] == ["one", "one", "two"]
+    assert asked.names == ["a", "a"]
+    assert remembered.at_hand("a") == "two"
+
+
 async def test_who_uses_it_all_the_time_never_waits_and_sees_a_change_in_time(clock: FakeClock) -> None:
     asked = Asked()
     asked.answers["a"] = "one"
