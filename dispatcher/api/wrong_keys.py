@@ -5,11 +5,12 @@ from collections import OrderedDict
 from dispatcher.clock import Clock
 from dispatcher.rules import pace
 
-#: Wrong keys of one address that are answered at once, and the seconds after which it may present another.
-ADDRESS_BURST = 20
+#: Wrong keys of one address that are answered at once, enough for who tries each route with one, and the seconds after
+#: which it may present another.
+ADDRESS_BURST = 100
 ADDRESS_EVERY_S = 3.0
 #: The same for all addresses together.
-OVERALL_BURST = 200
+OVERALL_BURST = 1000
 OVERALL_EVERY_S = 0.1
 #: The most addresses that are remembered, those that were wrong last.
 MOST_ADDRESSES = 10_000
