@@ -51,6 +51,10 @@ def create(
     from dispatcher.service import keys
     from dispatcher.service.models import KeyCreate
 
+    if tenant is None and not scopes:
+        raise typer.BadParameter(
+            "name the tenant, or with --scopes what a key may do that sees every tenant", param_hint="--tenant"
+        )
     body = KeyCreate.read(given(tenant=tenant, scopes=scopes or None, expires_at=expires_at, expires_in_s=expires_in_s))
     made = on_deployment(lambda deployment: keys.create(deployment, body))
 

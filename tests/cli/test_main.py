@@ -61,8 +61,12 @@ def test_every_command_has_help_with_an_example_of_itself(bare_cli: Cli, path: t
 
 
 @pytest.mark.parametrize("example", EXAMPLES)
-def test_every_example_is_understood(example: str) -> None:
+def test_every_example_is_understood(example: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = shlex.split(example[example.index("dispatcher ") :])[1:]
+    monkeypatch.chdir(tmp_path)
+    for word in words:
+        if word.startswith("@"):
+            Path(word[1:]).write_text("what the file holds")
     command = get_command(app)
     while hasattr(command, "commands"):
         command = command.commands[words.pop(0)]

@@ -162,8 +162,9 @@ async def test_a_database_whose_host_is_gone_without_a_goodbye_is_connected_to_a
             await direct.publish()
             await receiver.wait_for(1)
             proxy.abandon()
-            # Whoever is asked for what is due next has a new connection.
-            async with direct.database.begin() as connection:
+            # Whoever is asked for what is due next has a new connection. What was under way just then may hold these
+            # rows until the server gives it up.
+            async with direct.database.begin(limited=False) as connection:
                 await connection.execute(text("UPDATE duties SET next_run_at = now() - interval '1 minute'"))
             # Its policy must be read anew, on a cold path, and so must what is due.
             await direct.endpoint(receiver.url("/new"))
