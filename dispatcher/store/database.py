@@ -210,17 +210,17 @@ def open_database(settings: Settings, clock: Clock, *, pool_size: int = 10) -> D
     else:
         arguments = {"timeout": OUTAGE_PATIENCE_S, **url.connect_args}
         try:
-            if url.several_hosts:
-                # Only here: the driver is an extra.
-                from dispatcher.store.postgres.hosts import Hosts
+            # Only here: the driver is an extra.
+            from dispatcher.store.postgres.hosts import Hosts
+            from dispatcher.store.postgres.liveness import ask_before_lending
 
+            if url.several_hosts:
                 arguments = {"async_creator_fn": Hosts(OUTAGE_PATIENCE_S).connect, **url.connect_args}
             engine = create_async_engine(
                 url.url,
                 connect_args=arguments,
                 pool_size=pool_size,
                 max_overflow=5,
-                pool_pre_ping=True,
                 hide_parameters=True,
                 pool_recycle=1800,
             )
@@ -228,5 +228,6 @@ def open_database(settings: Settings, clock: Clock, *, pool_size: int = 10) -> D
             raise ConfigurationError(
                 "PostgreSQL needs the asyncpg driver: pip install 'outbox-dispatcher[postgres]'"
             ) from error
+        ask_before_lending(engine)
         _end_abandoned_transactions(engine, min(max(SHORTEST_IDLE_S, settings.lease.total_seconds()), LONGEST_IDLE_S))
     return Database(url, engine, tables(settings.schema_name, settings.table_prefix), clock)
