@@ -5,17 +5,24 @@ sent; and a deferred transaction that reads first fails at once when another has
 """
 
 import sqlite3
+import time
 from typing import Any
 from weakref import WeakSet
 
 from sqlalchemy import Dialect, Engine, event
 from sqlalchemy.engine import Connection
 from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.pool import PoolProxiedConnection
 
 from dispatcher.errors import ConfigurationError
 
 #: How long a writer waits for another one, in milliseconds.
 BUSY_TIMEOUT_MS = 10_000
+
+#: SQLite's own wait grows to 100 ms between two looks: beside a writer that is seldom idle it rarely looks when it
+#: could begin. So it begins its wait anew so often, in milliseconds.
+_LOOK_AGAIN_MS = 30
+_BEGIN = f"PRAGMA busy_timeout = {_LOOK_AGAIN_MS}; BEGIN IMMEDIATE; PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}"
 
 #: The file cannot be used, or not now; any other error is about a statement or a row.
 _OUTAGES = frozenset(
@@ -75,5 +82,25 @@ def _on_connect(connection: Any, record: Any) -> None:
 
 
 def _on_begin(connection: Connection) -> None:
-    read_only = connection.get_execution_options().get("dispatcher_read_only", False)
-    connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+    if connection.get_execution_options().get("dispatcher_read_only", False):
+        connection.exec_driver_sql("BEGIN")
+        return
+    give_up_at = time.monotonic() + BUSY_TIMEOUT_MS / 1000
+    while time.monotonic() < give_up_at:
+        try:
+            _run(connection.connection, _BEGIN)
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                break
+        else:
+            return
+    # Once more, for an error of SQLAlchemy's.
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _run(connection: PoolProxiedConnection, script: str) -> None:
+    driver = connection.driver_connection
+    if isinstance(driver, sqlite3.Connection):
+        driver.executescript(script)
+    else:
+        connection.run_async(lambda driver: driver.executescript(script))
