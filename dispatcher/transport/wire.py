@@ -34,6 +34,10 @@ ROUTES = 1024
 SPOILT = 8
 
 
+#: `super()` would cost each answer as much again as the limit does.
+_take_in = ResponseHandler.data_received
+
+
 class _Route(Struct, frozen=True):
     """What every POST to one URL has in common."""
 
@@ -56,8 +60,8 @@ class _Protocol(ResponseHandler):
 
     def data_received(self, data: bytes) -> None:
         self.received += len(data)
-        super().data_received(data)
-        if (self.received > ANSWER_LIMIT or self.exception() is not None) and self.transport is not None:
+        _take_in(self, data)
+        if (self.received > ANSWER_LIMIT or self._exception is not None) and self.transport is not None:
             # Closing would go on reading until the other end closes, too.
             self.transport.abort()
 
@@ -183,23 +187,19 @@ class AiohttpWire:
 
 
 async def _answer(protocol: _Protocol) -> tuple[RawResponseMessage, StreamReader]:
+    interim = 0
     try:
-        return await _final(protocol)
+        head, stream = await protocol.read()
+        # 1xx come before the answer, except the switch to another protocol, which nothing follows.
+        while 100 <= head.code <= 199 and head.code != 101:
+            interim += 1
+            if interim > INTERIM_LIMIT:
+                raise BadHttpMessage("too many interim answers")
+            head, stream = await protocol.read()
     except aiohttp.ClientConnectionError:
         if protocol.flooded:
             raise Broken(AttemptError.BODY_TOO_LARGE) from None
         raise
-
-
-async def _final(protocol: _Protocol) -> tuple[RawResponseMessage, StreamReader]:
-    head, stream = await protocol.read()
-    interim = 0
-    # 1xx come before the answer, except the switch to another protocol, which nothing follows.
-    while 100 <= head.code <= 199 and head.code != 101:
-        interim += 1
-        if interim > INTERIM_LIMIT:
-            raise BadHttpMessage("too many interim answers")
-        head, stream = await protocol.read()
     return head, stream
 
 
