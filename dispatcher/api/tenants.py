@@ -60,8 +60,8 @@ ROUTES: tuple[Route, ...] = (
         tag=_TAG,
         operation="getTenantQuota",
         summary="Show a tenant's quota",
-        description="What it may use at most, how many endpoints it has, and whether they must prove that they want what"
-        " is sent to them.",
+        description="What it may use at most, how many endpoints it has, and whether they must prove that they want"
+        " what is sent to them.",
         handler=get_quota,
         query=NoQuery,
         answers={200: Answer("The quota.", TenantQuota)},

@@ -59,7 +59,7 @@ class TenantQuotaUpdate(GivenFields):
     )
     verify_endpoints: bool | None = Field(
         default=None,
-        description="Whether its endpoints, callbacks among them, are sent nothing until they have answered a challenge:"
-        " stricter or looser than the deployment's `DISPATCHER_VERIFY_ENDPOINTS`. It holds at once for what is"
-        " registered, given another URL or enabled from then on.",
+        description="Whether its endpoints, callbacks too, are sent nothing until they have answered a challenge:"
+        " stricter or looser than `DISPATCHER_VERIFY_ENDPOINTS`. It holds at once for what is registered, given another"
+        " URL or enabled from then on.",
     )

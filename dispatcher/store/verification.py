@@ -138,10 +138,10 @@ def _tokens(row: Any, rate: float) -> float:
 
 async def _spend(
     connection: AsyncConnection, database: Database, wanted: Mapping[int, int], rate: float
-) -> dict[int, int]:
+) -> Counter[int]:
     """Spends so many tokens of each destination, or those that there are; how many."""
     d = database.tables.destinations.c
-    granted = dict[int, int]()
+    granted = Counter[int]()
     if not wanted:
         return granted
     found = await connection.execute(

@@ -1,15 +1,18 @@
 """Whose turn to be challenged it is: few at one host, no more than strangers' hosts get, and nobody behind them."""
 
-from collections.abc import AsyncIterator
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping
 from datetime import timedelta
 
 import pytest
 from sqlalchemy import update
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dispatcher.ids import Kind, public_id, row_id
-from dispatcher.service import endpoints
-from dispatcher.service.models import CallbackCreate, Endpoint, EndpointCreate
+from dispatcher.service import endpoints, quotas
+from dispatcher.service.models import CallbackCreate, Endpoint, EndpointCreate, TenantQuotaUpdate
 from dispatcher.store import verification
+from dispatcher.store.database import Database
 from tests.clock import FakeClock
 from tests.outpost import Outpost
 
@@ -77,6 +80,31 @@ async def test_hosts_that_had_their_share_keep_no_other_waiting(demanding: Outpo
         await connection.execute(update(demanding.tables.endpoints).values(challenge_due_at=clock.now()))
         again = await verification.take_due(connection, demanding.database, 0.001)
     assert [public_id(Kind.ENDPOINT, row) for row in again.challenge] == [late.id]
+
+
+async def test_what_a_host_had_left_may_be_spent_meanwhile_and_who_gets_none_stays_due(
+    postgres_outpost: Outpost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outpost, rate = postgres_outpost, 3.0
+    await quotas.update(outpost.deployment, "default", TenantQuotaUpdate(verify_endpoints=True))
+    for n in range(3):
+        await _registered(outpost, f"http://127.0.0.1:8000/{n}")
+    spend, faster = verification._spend, 2
+
+    async def spend_second(
+        connection: AsyncConnection, database: Database, wanted: Mapping[int, int], rate: float
+    ) -> Counter[int]:
+        async with database.begin() as other:
+            assert await spend(other, database, dict.fromkeys(wanted, faster), rate) == dict.fromkeys(wanted, faster)
+        return await spend(connection, database, wanted, rate)
+
+    monkeypatch.setattr(verification, "_spend", spend_second)
+    async with outpost.database.begin() as connection:
+        taken = await verification.take_due(connection, outpost.database, rate)
+    assert len(taken.challenge) == 1
+    assert {row.row_id for row in await outpost.rows("endpoints") if row.challenges} == set(taken.challenge)
+    due = [row for row in await outpost.rows("endpoints") if row.challenge_due_at <= outpost.clock.now()]
+    assert len(due) == 2
 
 
 async def test_a_clock_that_was_set_back_keeps_no_host_from_being_asked(demanding: Outpost, clock: FakeClock) -> None:
