@@ -77,7 +77,10 @@ async def test_hosts_that_had_their_share_keep_no_other_waiting(demanding: Outpo
     async with demanding.database.begin() as connection:
         first = await verification.take_due(connection, demanding.database, 0.001)
         assert len(first.challenge) == verification.AT_ONCE
-        await connection.execute(update(demanding.tables.endpoints).values(challenge_due_at=clock.now()))
+        # Before the late one's turn, again.
+        rows = demanding.tables.endpoints
+        early = update(rows).where(rows.c.row_id.in_(first.challenge))
+        await connection.execute(early.values(challenge_due_at=clock.now() - timedelta(seconds=1)))
         again = await verification.take_due(connection, demanding.database, 0.001)
     assert [public_id(Kind.ENDPOINT, row) for row in again.challenge] == [late.id]
 
