@@ -198,7 +198,7 @@ class Settings(BaseSettings):
     verify_endpoints: bool = Field(
         False,
         description="Send to a callback URL only after it has answered a challenge, so that nobody points deliveries at"
-        " somebody else; producers need it too.",
+        " somebody else; producers need it too. A tenant may have a rule of its own.",
     )
     egress_addresses: Texts = Field(
         (), description="The addresses that deliveries come from, told to receivers under /v1/egress."
@@ -239,7 +239,8 @@ class Settings(BaseSettings):
         gt=0,
         le=100_000,
         allow_inf_nan=False,
-        description="Attempts per second of jobs' callbacks to one such destination, in the whole deployment.",
+        description="Attempts per second of jobs' callbacks to one such destination, in the whole deployment; and"
+        " challenges to any.",
     )
     callback_grace: Duration = Field(
         timedelta(hours=1), description="How long a job's callback outlives its job, once nothing waits for it."

@@ -144,7 +144,7 @@ class OutboxPushNotificationConfigStore(PushNotificationConfigStore):
             url=CallbackUrl.parse(config.url, self._deployment.egress),
             secret=secret,
             job_id=config.task_id,
-            unproved=self._deployment.settings.verify_endpoints,
+            verify_endpoints=self._deployment.settings.verify_endpoints,
             **{
                 **defaults,
                 **{name: value for name, value in fields.columns().items() if name in ("headers", "metadata")},

@@ -60,7 +60,8 @@ ROUTES: tuple[Route, ...] = (
         tag=_TAG,
         operation="getTenantQuota",
         summary="Show a tenant's quota",
-        description="What it may use at most, and how many endpoints it has.",
+        description="What it may use at most, how many endpoints it has, and whether they must prove that they want"
+        " what is sent to them.",
         handler=get_quota,
         query=NoQuery,
         answers={200: Answer("The quota.", TenantQuota)},
@@ -73,8 +74,9 @@ ROUTES: tuple[Route, ...] = (
         tag=_TAG,
         operation="setTenantQuota",
         summary="Change a tenant's quota",
-        description="Only fields that are given change; `null` takes a tenant back to the deployment's. It holds in"
-        " every process 5 seconds later at the latest.",
+        description="Only fields that are given change; `null` takes a tenant back to the deployment's. Limits hold in"
+        " every process 5 seconds later at the latest. `verify_endpoints` holds at once, for endpoints that are"
+        " registered, given another URL or enabled from then on; those that are enabled stay so.",
         handler=set_quota,
         query=NoQuery,
         body=TenantQuotaUpdate,

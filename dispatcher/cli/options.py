@@ -81,6 +81,15 @@ def read_nullable_count(text: str) -> int | str:
         raise typer.BadParameter(f"{text!r} is no whole number; `null` leaves it to the settings") from None
 
 
+def read_nullable_switch(text: str) -> bool | str:
+    """`true`, `false`, or `null`."""
+    if text == NULL:
+        return NULL
+    if text not in ("true", "false"):
+        raise typer.BadParameter(f"{text!r} is neither true nor false; `null` leaves it to the settings")
+    return text == "true"
+
+
 def read_schedule(text: str) -> tuple[float, ...] | str:
     """Delays separated by commas, `null`, or nothing for a single attempt."""
     if text == NULL:

@@ -46,7 +46,7 @@ def show(
     tenant: Annotated[str, typer.Argument(metavar="TENANT", help="Which one.", show_default=False)],
     as_json: options.AsJson = False,
 ) -> None:
-    """Show what a tenant may use through the API, and how many endpoints it has."""
+    """Show what a tenant may use through the API and must prove, and how many endpoints it has."""
     from dispatcher.cli.printing import print_answer, print_attributes
     from dispatcher.cli.session import on_deployment
     from dispatcher.service import quotas
@@ -60,6 +60,7 @@ def show(
     epilog=examples(
         "dispatcher tenants set-quota acme --max-endpoints 100 --events-per-s 50 --max-payload 64KiB",
         "dispatcher tenants set-quota acme --events-per-s null",
+        "dispatcher tenants set-quota acme --verify-endpoints true",
     ),
 )
 def set_quota(
@@ -91,15 +92,30 @@ def set_quota(
             help="The largest `data`, like 64KiB; `null`: by the settings.",
         ),
     ] = None,
+    verify_endpoints: Annotated[
+        Any,
+        typer.Option(
+            "--verify-endpoints",
+            parser=options.read_nullable_switch,
+            metavar="true|false|null",
+            help="Whether endpoints are sent nothing until they have answered a challenge, callbacks too, whoever"
+            " registers them; `null`: by the settings.",
+        ),
+    ] = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Set what a tenant may use through the API; what is not given stays as it is."""
+    """Set what a tenant may use through the API, and must prove; what is not given stays as it is."""
     from dispatcher.cli.printing import print_answer, print_attributes
     from dispatcher.cli.session import on_deployment
     from dispatcher.service import quotas
     from dispatcher.service.models import TenantQuotaUpdate
 
-    fields = given(max_endpoints=max_endpoints, events_per_s=events_per_s, max_payload=max_payload)
+    fields = given(
+        max_endpoints=max_endpoints,
+        events_per_s=events_per_s,
+        max_payload=max_payload,
+        verify_endpoints=verify_endpoints,
+    )
     body = TenantQuotaUpdate.read({name: unnulled(value) for name, value in fields.items()})
     quota = on_deployment(lambda deployment: quotas.update(deployment, tenant, body))
     print_answer(quota, as_json, lambda: print_attributes(quota))

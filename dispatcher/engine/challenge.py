@@ -16,6 +16,7 @@ from dispatcher.states import AttemptError, Profile
 from dispatcher.store import verification
 from dispatcher.store.deployment import Deployment
 from dispatcher.store.keyring import Unreadable
+from dispatcher.store.proof_demand import demands_proof
 
 log = logger("dispatcher.challenge")
 
@@ -60,7 +61,9 @@ async def challenge(deployment: Deployment, endpoint_row: int) -> Challenged:
                 deployment.database,
                 endpoint_row,
                 policy.version,
-                resumes=deployment.settings.verify_endpoints,
+                resumes=await connection.run_sync(
+                    demands_proof, deployment.database.tables, policy.tenant, deployment.settings.verify_endpoints
+                ),
             )
     log.info(
         "endpoint.challenged",

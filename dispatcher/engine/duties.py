@@ -205,7 +205,9 @@ class Duties(Schedule):
             if not await verification.due(connection, self._database):
                 return
         async with self._database.begin() as connection:
-            found = await verification.take_due(connection, self._database, min(room, verification.AT_ONCE))
+            found = await verification.take_due(
+                connection, self._database, self._settings.unverified_rate, min(room, verification.AT_ONCE)
+            )
         for row in found.given_up:
             await self.disable(row, Reason.EXPIRED)
         if found.challenge and not self._stopping:

@@ -98,7 +98,7 @@ def register_callback(
         takes_default=secret is None,
         job_id=job_id,
         credentials=EndpointCredentials().changed(given.credentials(), rules, SystemClock().now()),
-        unproved=settings.verify_endpoints,
+        verify_endpoints=settings.verify_endpoints,
         **{**endpoint_defaults(settings), **given.columns()},
     )
     declared = tables(settings.schema_name, settings.table_prefix)

@@ -21,6 +21,10 @@ from dispatcher.rules.signing import legacy_signature, signature_header, signed_
 if TYPE_CHECKING:
     from dispatcher.rules.key_pairs import PublicKey
 
+#: So many tokens of a signature header are looked at: each may cost a check, and nobody knows yet who sent it. A sender
+#: puts in two per secret that signs.
+MOST_TOKENS = 64
+
 _TIMESTAMP = re.compile(r"[0-9]{1,12}")
 _NO_MATCH = (
     "no signature matches; usual causes: another endpoint's or an old secret, or a body that was parsed and written"
@@ -41,8 +45,9 @@ def verify(
 
     A secret may also be an endpoint's public key, `whpk_…`, which verifies its `v1a` signatures. `body` is the raw body
     as received. Without `header`: Standard Webhooks, `tolerance_s` either side of `now` (Unix seconds, by default the
-    present). With `header`, like `"X-Agent-Signature"`: the hex HMAC-SHA256 of the body in that header, with or
-    without `sha256=`, keyed with the secret's text; it carries no time, so a recorded request passes again.
+    present); of the tokens in `webhook-signature` the first 64 are looked at. With `header`, like
+    `"X-Agent-Signature"`: the hex HMAC-SHA256 of the body in that header, with or without `sha256=`, keyed with the
+    secret's text; it carries no time, so a recorded request passes again.
 
     A 2xx says "I have it": answer it once the event is stored. Events may come twice (same `webhook-id`) and, after a
     redelivery, late: apply an event if its `sequence` is higher than the last applied; you missed something if
@@ -65,7 +70,7 @@ def verify(
     if not message_id.isascii():
         raise VerificationError("webhook-id: is not ASCII, so this is no webhook of ours")
     timestamp = _timestamp(_needed(received, "webhook-timestamp"), tolerance_s, time.time() if now is None else now)
-    signatures = _needed(received, "webhook-signature").split()
+    signatures = _needed(received, "webhook-signature").split(maxsplit=MOST_TOKENS)[:MOST_TOKENS]
     tokens = [_ascii(token) for token in signatures if token.startswith("v1,") and known.secrets]
     signed = [_signature(token) for token in signatures if token.startswith("v1a,") and known.public_keys]
     if not tokens and not signed:

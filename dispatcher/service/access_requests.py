@@ -57,3 +57,9 @@ class TenantQuotaUpdate(GivenFields):
     max_payload: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = Field(
         default=None, description="The largest `data` in bytes; never more than the deployment takes."
     )
+    verify_endpoints: bool | None = Field(
+        default=None,
+        description="Whether its endpoints, callbacks too, are sent nothing until they have answered a challenge:"
+        " stricter or looser than `DISPATCHER_VERIFY_ENDPOINTS`. It holds at once for what is registered, given another"
+        " URL or enabled from then on.",
+    )

@@ -156,7 +156,7 @@ class TenantSecret(Answer):
 
 
 class TenantQuota(Answer):
-    """What a tenant may use at most, and how much of it is in use."""
+    """What a tenant may use at most, how much of it is in use, and whether its endpoints must prove themselves."""
 
     tenant: str
     max_endpoints: int | None = Field(description="Endpoints at once; null: no limit.")
@@ -164,6 +164,9 @@ class TenantQuota(Answer):
         description="Events published per second through one process of the API; null: no limit."
     )
     max_payload: int = Field(description="The largest `data` in bytes.")
+    verify_endpoints: bool = Field(
+        description="Whether its endpoints are sent nothing until they have answered a challenge."
+    )
     own: list[str] = Field(description="Which of them were set for this tenant; the others are the deployment's.")
     endpoints: int = Field(description="How many endpoints there are now.")
 

@@ -33,6 +33,7 @@ from dispatcher.store.endpoint_rows import (
     unsubscribe,
 )
 from dispatcher.store.keyring import Unreadable
+from dispatcher.store.proof_demand import demands_proof
 from dispatcher.store.transitions import cancel_endpoint
 
 Action = Literal["enable", "disable", "pause", "resume"]
@@ -62,7 +63,7 @@ async def update(deployment: Deployment, endpoint_id: str, body: EndpointUpdate,
         if "url" in body.model_fields_set:
             values |= await _url_columns(connection, deployment, row.row_id, body.url)
             if _is_another(deployment, row, body.url):
-                values |= _unproved(deployment, row)
+                values |= await _unproved(connection, deployment, row)
         values |= _secret_columns(deployment, row, body, values.get("url_shown", row.url_shown))
         await apply(connection, deployment.database, row, values)
         if "event_types" in values and row.status != EndpointStatus.DISABLED:
@@ -87,11 +88,8 @@ async def set_status(
         before, after = status_of(row), _status_after(action)
         if before is EndpointStatus.DISABLED and action in ("pause", "resume"):
             raise Conflict(f"the endpoint is disabled ({row.disabled_reason}); enable it first")
-        if after is EndpointStatus.ENABLED and deployment.settings.verify_endpoints and row.verified_at is None:
-            raise Conflict(
-                "its owner has not proved yet to want what is sent to it; POST …/verify (`endpoints verify`) asks"
-                " again, and enables it when it answers the challenge"
-            )
+        if after is EndpointStatus.ENABLED:
+            await check_proved(connection, deployment, row)
         if before is not after:
             values: dict[str, Any] = {"status": after, "disabled_reason": None}
             if after is EndpointStatus.DISABLED:
@@ -141,6 +139,20 @@ async def apply(connection: AsyncConnection, database: Database, row: Row[Any], 
     )
 
 
+async def check_proved(connection: AsyncConnection, deployment: Deployment, row: Row[Any]) -> None:
+    """Raises `Conflict` for an endpoint that must prove first that its owner wants what is sent to it."""
+    if row.verified_at is None and await _demands_proof(connection, deployment, row.tenant):
+        raise Conflict(
+            "its owner has not proved yet to want what is sent to it; POST …/verify (`endpoints verify`) asks"
+            " again, and enables it when it answers the challenge"
+        )
+
+
+async def _demands_proof(connection: AsyncConnection, deployment: Deployment, tenant: str) -> bool:
+    by_deployment = deployment.settings.verify_endpoints
+    return await connection.run_sync(demands_proof, deployment.database.tables, tenant, by_deployment)
+
+
 async def _url_columns(
     connection: AsyncConnection, deployment: Deployment, endpoint_row: int, text: str
 ) -> dict[str, Any]:
@@ -159,9 +171,9 @@ def _is_another(deployment: Deployment, row: Row[Any], url: str) -> bool:
         return True
 
 
-def _unproved(deployment: Deployment, row: Row[Any]) -> dict[str, Any]:
+async def _unproved(connection: AsyncConnection, deployment: Deployment, row: Row[Any]) -> dict[str, Any]:
     """What was proved of another URL says nothing about this one."""
-    if not deployment.settings.verify_endpoints:
+    if not await _demands_proof(connection, deployment, row.tenant):
         return {"verified_at": None}
     paused = {} if row.status == EndpointStatus.DISABLED else {"status": EndpointStatus.PAUSED}
     return {**paused, "verified_at": None, "challenge_due_at": deployment.database.now(), "challenges": 0}

@@ -95,7 +95,7 @@ def _vetted(deployment: Deployment, body: EndpointCreate | CallbackCreate, row_i
         secret=Secret.parse(body.secret) if body.secret is not None else Secret.generate(),
         takes_default=body.secret is None,
         credentials=EndpointCredentials().changed(body.credentials(), deployment.egress, deployment.clock.now()),
-        unproved=deployment.settings.verify_endpoints,
+        verify_endpoints=deployment.settings.verify_endpoints,
         **fields,
     )
 

@@ -9,7 +9,7 @@ from dispatcher.errors import Conflict, InvalidField
 from dispatcher.ids import Kind, public_id
 from dispatcher.rules.event_types import RESERVED_PREFIX
 from dispatcher.rules.own_events import HEARTBEAT
-from dispatcher.service.endpoint_changes import Action, delete, set_status, update
+from dispatcher.service.endpoint_changes import Action, check_proved, delete, set_status, update
 from dispatcher.service.endpoint_registration import create, create_callback
 from dispatcher.service.endpoint_views import endpoint_view, find, view
 from dispatcher.service.models import Endpoint, Page, Recover, RedeliveryAccepted, TestResult, VerifyResult
@@ -111,8 +111,7 @@ async def send_test(deployment: Deployment, endpoint_id: str, *, tenant: str | N
     """
     async with deployment.database.read() as connection:
         endpoint = await find(connection, deployment.database.tables, endpoint_id, tenant)
-    if deployment.settings.verify_endpoints and endpoint.verified_at is None:
-        raise Conflict("its owner has not proved yet to want what is sent to it; POST …/verify (`endpoints verify`)")
+        await check_proved(connection, deployment, endpoint)
     # Only here: the HTTP client takes a fifth of a second to load, and other commands do without.
     from dispatcher.engine import test_event
 

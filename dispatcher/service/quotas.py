@@ -1,5 +1,6 @@
 """What a tenant may use at most: endpoints, events per second, bytes of an event; by the settings or its own quota.
 
+With it goes whether its endpoints must prove that they want what is sent to them, which holds wherever they are made.
 Quotas hold at the API. Producers write into the database themselves, and the command line is the operator's.
 """
 
@@ -23,7 +24,7 @@ from dispatcher.store.tables import Tables
 from dispatcher.store.tables.declaring import insert_if_absent
 
 #: What a quota is made of.
-FIELDS = ("max_endpoints", "events_per_s", "max_payload")
+FIELDS = ("max_endpoints", "events_per_s", "max_payload", "verify_endpoints")
 #: How long a process may believe what it read about a quota, in seconds.
 BELIEVED_S = 5.0
 #: How many seconds' worth of events may be published at once.
@@ -138,6 +139,7 @@ async def _view(connection: AsyncConnection, deployment: Deployment, tenant: str
         max_endpoints=quota.max_endpoints,
         events_per_s=quota.events_per_s,
         max_payload=quota.max_payload,
+        verify_endpoints=own.get("verify_endpoints", deployment.settings.verify_endpoints),
         own=list(own),
         endpoints=(await connection.execute(used)).scalar_one(),
     )

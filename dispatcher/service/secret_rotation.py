@@ -7,7 +7,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from dispatcher.errors import Conflict, InvalidField
 from dispatcher.rules.key_pairs import SigningKeys
 from dispatcher.rules.secrets import Secret
-from dispatcher.service.endpoint_changes import apply
+from dispatcher.service.endpoint_changes import apply, check_proved
 from dispatcher.service.endpoint_views import find, view, view_with_secret
 from dispatcher.service.models import ActivateSecret, Endpoint, EndpointWithSecret, RotateSecret
 from dispatcher.service.moments import moment_now
@@ -55,11 +55,14 @@ async def activate_secret(
     """Signs with the staged secret, once its receiver has answered a test event signed with it alone with a 2xx.
 
     `body.force` does without the test. Raises `NotFound`, and `Conflict` where nothing is staged, the receiver did not
-    accept it, or another secret was staged or activated meanwhile; then nothing has changed.
+    accept it or must first prove that it wants anything, or another secret was staged or activated meanwhile; then
+    nothing has changed.
     """
     database, keyring = deployment.database, deployment.keyring
     async with database.read() as connection:
         row = await find(connection, database.tables, endpoint_id, tenant)
+        if not body.force:
+            await check_proved(connection, deployment, row)
     tried = _needed(staged_secrets.staged(keyring, row))
     if not body.force:
         await _test(deployment, row.row_id, tried.keys)

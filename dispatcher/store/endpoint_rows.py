@@ -25,6 +25,7 @@ from dispatcher.states import EndpointStatus, Profile, SignatureVersion
 from dispatcher.store import endpoint_credentials, signing_secrets, staged_secrets
 from dispatcher.store.endpoint_credentials import EndpointCredentials
 from dispatcher.store.keyring import KeyRing
+from dispatcher.store.proof_demand import demands_proof
 from dispatcher.store.tables import Tables
 from dispatcher.store.tables.declaring import insert_if_absent
 
@@ -69,8 +70,8 @@ class NewEndpoint:
     credentials: EndpointCredentials = field(default_factory=EndpointCredentials)
     job_id: str | None = None
     expires_at: datetime | None = None
-    #: Whether it is sent nothing until it has answered a challenge.
-    unproved: bool = False
+    #: Whether it must answer a challenge first, where its tenant has no rule of its own.
+    verify_endpoints: bool = False
     idempotency_key: str | None = None
     request_digest: str | None = None
 
@@ -119,8 +120,8 @@ def callback_row(tenant: str, job_id: str, url: str) -> int:
 def insert_endpoint(
     connection: Connection, tables: Tables, keyring: KeyRing, new: NewEndpoint, now: datetime | ColumnElement[Any]
 ) -> bool:
-    """Stores an endpoint, enabled unless it is unproved, with its secret, state and subscriptions; to be run inside a
-    transaction.
+    """Stores an endpoint, paused where it must answer a challenge first, else enabled, with its secret, state and
+    subscriptions; to be run inside a transaction.
 
     Returns false, and changes nothing of it, when the row or the tenant's idempotency key exists already. A
     deleted endpoint's row is taken over under a higher version.
@@ -131,6 +132,7 @@ def insert_endpoint(
         .where(endpoints.c.row_id == new.row_id, endpoints.c.deleted_at.is_not(None))
         .returning(endpoints.c.version)
     )
+    unproved = demands_proof(connection, tables, new.tenant, new.verify_endpoints)
     stored = connection.scalar(
         insert_if_absent(connection, endpoints)
         .values(
@@ -142,8 +144,8 @@ def insert_endpoint(
             url_shown=new.url.shown,
             description=new.description,
             event_types=event_types_text(new.event_types),
-            status=(EndpointStatus.PAUSED if new.unproved else EndpointStatus.ENABLED).value,
-            challenge_due_at=now if new.unproved else None,
+            status=(EndpointStatus.PAUSED if unproved else EndpointStatus.ENABLED).value,
+            challenge_due_at=now if unproved else None,
             profile=new.profile.value,
             ordered=new.ordered,
             order_hold_s=new.order_hold_s,

@@ -127,12 +127,13 @@ def rotate_default(
     """The tenant's endpoints without a secret of their own sign with `new`, and for the `overlap` with the former.
 
     Raises their version, so that every attempt that is begun after the commit follows. False, and nothing is changed,
-    when `new` is the tenant's default already. Raises `Conflict` where somebody else set one meanwhile.
+    when `new` is the tenant's default already. Raises `Conflict` where somebody else set one meanwhile, and where the
+    former cannot be read and so cannot overlap.
     """
     kept, e = tables.tenant_secrets, tables.endpoints
     live = (kept.c.tenant == tenant, kept.c.retires_at.is_(None))
     current = connection.scalar(select(kept.c.sealed).where(*live).with_for_update())
-    if current is not None and _read(keyring, current, TENANTS, tenant).secret.text == new.text:
+    if current is not None and _is_default_already(keyring, tenant, current, new, overlap):
         return False
     if overlap:
         connection.execute(update(kept).where(*live).values(retires_at=now + overlap))
@@ -154,6 +155,16 @@ def rotate_default(
             .values(version=e.c.version + 1)
         )
     return True
+
+
+def _is_default_already(keyring: KeyRing, tenant: str, current: bytes, new: Secret, overlap: timedelta) -> bool:
+    try:
+        return _read(keyring, current, TENANTS, tenant).secret.text == new.text
+    except Unreadable as error:
+        if overlap:
+            # Perhaps its key is only missing here, so it goes only when asked to.
+            raise Conflict(f"{error}, or set another with `overlap_s` 0 to do without the old secret") from error
+        return False
 
 
 def _read(keyring: KeyRing, sealed: bytes, purpose: str, owner: object) -> SigningKeys:

@@ -41,6 +41,7 @@ def upgrade() -> None:
         sa.Column("max_endpoints", sa.Integer(), nullable=True),
         sa.Column("events_per_s", sa.Float(), nullable=True),
         sa.Column("max_payload", sa.Integer(), nullable=True),
+        sa.Column("verify_endpoints", sa.Boolean(), nullable=True),
         sa.PrimaryKeyConstraint("tenant", name=f"pk_{p}tenant_quotas"),
         schema=schema,
     )

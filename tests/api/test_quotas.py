@@ -71,6 +71,7 @@ async def test_a_tenant_sees_its_quota_and_does_not_set_it(api: Api, new_key: Ne
         "max_endpoints": None,
         "events_per_s": None,
         "max_payload": 262_144,
+        "verify_endpoints": False,
         "own": [],
         "endpoints": 0,
     }
@@ -83,6 +84,33 @@ async def test_a_tenant_sees_its_quota_and_does_not_set_it(api: Api, new_key: Ne
         {"events_per_s": 1e-300},
         {"max_payload": 0},
         {"max_payload": "1KiB"},
+        {"verify_endpoints": "yes"},
     ]
     for body in [*wrong, {"own": []}]:
         assert (await api.patch("/v1/tenants/acme/quota", body)).status == 422, body
+
+
+async def test_only_the_operator_says_whether_a_tenant_must_prove_its_endpoints(
+    either_api: Api,
+) -> None:
+    api = either_api
+    acme = api.under((await api.post("/v1/keys", {"tenant": "acme"})).json["key"])
+    reader = api.under((await api.post("/v1/keys", {"scopes": ["read", "endpoints"]})).json["key"])
+    path = "/v1/tenants/acme/quota"
+    required = await api.patch(path, {"verify_endpoints": True})
+    assert (required.status, required.json["verify_endpoints"], required.json["own"]) == (
+        200,
+        True,
+        ["verify_endpoints"],
+    )
+    for who in (acme, reader):
+        for body in ({"verify_endpoints": False}, {"verify_endpoints": None}):
+            assert (await who.patch(path, body)).status == 403
+    assert (await acme.get(path)).json["verify_endpoints"] is True
+    made = (await acme.post("/v1/endpoints", HOOK)).json
+    assert (made["status"], made["verified_at"]) == ("paused", None)
+    assert (await acme.post(f"/v1/endpoints/{made['id']}/enable")).status == 409
+    assert (await api.post("/v1/endpoints", {**HOOK, "tenant": "acme"})).json["status"] == "paused"
+    assert (await api.post("/v1/endpoints", HOOK)).json["status"] == "enabled"
+    assert (await api.patch(path, {"verify_endpoints": None})).json["own"] == []
+    assert (await acme.post(f"/v1/endpoints/{made['id']}/enable")).json["status"] == "enabled"

@@ -36,5 +36,18 @@ def test_a_quota_is_set_field_by_field_and_taken_back(cli: Cli) -> None:
 
 
 def test_a_quota_that_is_none_is_code_2(cli: Cli) -> None:
-    for wrong in (("--max-payload", "much"), ("--events-per-s", "0"), ("--max-endpoints", "-1")):
+    for wrong in (
+        ("--max-payload", "much"),
+        ("--events-per-s", "0"),
+        ("--max-endpoints", "-1"),
+        ("--verify-endpoints", "yes"),
+    ):
         assert cli("tenants", "set-quota", "acme", *wrong).code == 2
+
+
+def test_a_tenant_must_prove_its_endpoints_or_not_or_as_the_settings_say(cli: Cli) -> None:
+    for given, holds, status in (("true", True, "paused"), ("false", False, "enabled"), ("null", False, "enabled")):
+        shown = cli("tenants", "set-quota", "acme", "--verify-endpoints", given, "--json").json
+        assert shown["verify_endpoints"] is holds
+        assert cli("endpoints", "create", URL, "--tenant", "acme", "--json").json["status"] == status
+    assert cli("tenants", "show", "acme", "--json").json["own"] == []

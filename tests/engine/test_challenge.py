@@ -14,10 +14,10 @@ from sqlalchemy import func, select, update
 from dispatcher.engine.challenge import TYPE, challenge_all, repeats
 from dispatcher.engine.test_event import send_at_once
 from dispatcher.errors import Conflict
-from dispatcher.ids import Kind, public_id, row_id
+from dispatcher.ids import Kind, row_id
 from dispatcher.rules.verifying import verify
 from dispatcher.service import endpoints
-from dispatcher.service.models import CallbackCreate, EndpointCreate, EndpointUpdate
+from dispatcher.service.models import ActivateSecret, CallbackCreate, EndpointCreate, EndpointUpdate, RotateSecret
 from dispatcher.states import AttemptError, DeliveryState, EndpointStatus, Reason
 from dispatcher.store import verification
 from dispatcher.store.deployment import Deployment
@@ -88,6 +88,10 @@ async def test_no_call_gets_round_the_proof(demanding: Outpost, receiver: Receiv
             await endpoints.set_status(deployment, made.id, action, tenant=None)
     with pytest.raises(Conflict, match="endpoints verify"):
         await endpoints.send_test(deployment, made.id, tenant=None)
+    await endpoints.rotate_secret(deployment, made.id, RotateSecret(stage=True), tenant=None)
+    with pytest.raises(Conflict, match="endpoints verify"):
+        # It would be tried with a test event.
+        await endpoints.activate_secret(deployment, made.id, ActivateSecret(), tenant=None)
     assert not receiver.requests
     result = await endpoints.verify(deployment, made.id, tenant=None)
     assert (result.verified, result.verified_at, result.status) == (False, None, 204)
@@ -148,50 +152,6 @@ async def test_a_callback_that_never_proves_it_is_disabled_and_what_waited_cance
         await demanding.sees("SELECT 1 FROM deliveries WHERE state = 'cancelled'")
     assert (await demanding.delivery()).reason == Reason.EXPIRED
     assert (await endpoints.get(demanding.deployment, made.id, tenant=None)).verified_at is None
-
-
-async def test_one_destination_is_challenged_by_few_at_once_and_keeps_nobody_waiting(demanding: Outpost) -> None:
-    for n in range(verification.AT_ONCE):
-        await _registered(demanding, f"http://127.0.0.1:8000/{n}")
-    late = await _registered(demanding, "http://127.0.0.1:8001/")
-    async with demanding.database.begin() as connection:
-        first = await verification.take_due(connection, demanding.database)
-        again = await verification.take_due(connection, demanding.database)
-    assert len(first.challenge) == verification.AT_ONE_DESTINATION + 1
-    assert late.id in {public_id(Kind.ENDPOINT, row) for row in first.challenge}
-    assert not set(first.challenge) & set(again.challenge)
-
-
-async def test_a_crowd_at_one_destination_does_not_hide_the_others(
-    demanding: Outpost, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(verification, "LOOKED_AT", 8)
-    for n in range(20):
-        await _registered(demanding, f"http://127.0.0.1:8000/{n}")
-    late = await _registered(demanding, "http://127.0.0.1:8001/")
-    steps = []
-    for _ in range(4):
-        async with demanding.database.begin() as connection:
-            steps.append((await verification.take_due(connection, demanding.database)).challenge)
-    assert all(len(step) <= verification.AT_ONE_DESTINATION + 1 for step in steps)
-    assert late.id in {public_id(Kind.ENDPOINT, row) for step in steps for row in step}
-
-
-async def test_a_callback_that_was_to_be_disabled_when_the_process_died_is_found_again(
-    demanding: Outpost, clock: FakeClock
-) -> None:
-    await endpoints.create_callback(
-        demanding.deployment, "job_1", CallbackCreate(url="http://127.0.0.1:8000/"), tenant="default"
-    )
-    async with demanding.database.begin() as connection:
-        await connection.execute(update(demanding.tables.endpoints).values(challenges=verification.CHALLENGES))
-    given_up = []
-    for _ in range(2):
-        async with demanding.database.begin() as connection:
-            given_up.append((await verification.take_due(connection, demanding.database)).given_up)
-        clock.advance(verification.LONGEST_S + 1)
-    assert given_up[0] == given_up[1]
-    assert len(given_up[0]) == 1
 
 
 async def test_receivers_that_take_their_time_hold_few_connections(

@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
-from dispatcher import VerificationError, prepare_sqlite, publish, register_callback, verify
+from dispatcher import Conflict, VerificationError, prepare_sqlite, publish, register_callback, verify
 from dispatcher.rules.key_pairs import SigningKeys
 from dispatcher.service import endpoints, secret_rotation, tenants
 from dispatcher.service.models import CallbackCreate, EndpointCreate, EndpointWithSecret, RotateSecret, TenantSecretSet
@@ -207,6 +207,24 @@ async def test_a_start_with_a_key_ring_that_does_not_open_it_is_refused(outpost:
     await check_keyring(outpost.database, outpost.deployment.keyring)
     with pytest.raises(Unreadable):
         await check_keyring(outpost.database, KeyRing((b"another key of thirty-two bytes!",)))
+
+
+async def test_one_whose_key_is_lost_is_set_anew_without_being_read(outpost: Outpost, receiver: Receiver) -> None:
+    await _set(outpost, OLD)
+    await _endpoint(outpost, receiver.url("/hook"))
+    async with outpost.database.begin() as connection:
+        await connection.execute(outpost.tables.tenant_secrets.update().values(sealed=b"under a key that is lost"))
+    # As an endpoint's: what nobody can read cannot overlap, and perhaps its key is only missing here.
+    with pytest.raises(Conflict, match="`overlap_s` 0"):
+        await _set(outpost, NEW)
+    [kept] = await outpost.rows("tenant_secrets")
+    assert (kept.sealed, kept.retires_at) == (b"under a key that is lost", None)
+    await _set(outpost, NEW, overlap_s=0)
+    await outpost.publish("a", tenant="acme")
+    async with outpost.dispatcher() as dispatcher:
+        await dispatcher.until_idle()
+    [request] = receiver.received()
+    assert _signed_with(request, (NEW,)) == {NEW}
 
 
 async def test_of_many_rotations_that_overlap_the_newest_secrets_sign(outpost: Outpost, receiver: Receiver) -> None:

@@ -10,6 +10,8 @@ from sqlalchemy.orm import Session
 from dispatcher import ConfigurationError, Conflict, InvalidField, register_callback
 from dispatcher.outbox.callbacks import producer_keyring
 from dispatcher.outbox.publish import producer_settings
+from dispatcher.service import quotas
+from dispatcher.service.models import TenantQuotaUpdate
 from dispatcher.store.endpoint_credentials import open_credentials
 from tests.outpost import Outpost
 
@@ -72,6 +74,21 @@ async def test_where_proof_is_demanded_it_waits_for_its_challenge(
         register_callback(session, job_id="job_1", url=URL)
     (row,) = await outpost.rows("endpoints")
     assert (row.status, row.verified_at, row.challenge_due_at) == ("paused", None, row.created_at)
+
+
+@pytest.mark.parametrize("by_deployment", ["true", "false"])
+async def test_its_tenants_own_rule_goes_before_the_producers_setting(
+    outpost: Outpost, engine: Engine, producer_environment: pytest.MonkeyPatch, by_deployment: str
+) -> None:
+    producer_environment.setenv("DISPATCHER_VERIFY_ENDPOINTS", by_deployment)
+    producer_settings.cache_clear()
+    for tenant, verify_endpoints in (("strict", True), ("trusted", False)):
+        await quotas.update(outpost.deployment, tenant, TenantQuotaUpdate(verify_endpoints=verify_endpoints))
+    with Session(engine) as session, session.begin():
+        for tenant in ("strict", "trusted"):
+            register_callback(session, job_id="job_1", url=URL, tenant=tenant)
+    rows = {row.tenant: (row.status, row.challenge_due_at is not None) for row in await outpost.rows("endpoints")}
+    assert rows == {"strict": ("paused", True), "trusted": ("enabled", False)}
 
 
 async def test_it_expires_when_it_is_told_to(outpost: Outpost, engine: Engine) -> None:

@@ -1,5 +1,6 @@
 """The receiver's verifier: accepts what we send, refuses everything else, and says what is wrong."""
 
+import base64
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -10,9 +11,11 @@ from hypothesis import strategies as st
 from multidict import CIMultiDict
 
 from dispatcher.errors import VerificationError
+from dispatcher.rules.key_pairs import PublicKey, SigningKeys
 from dispatcher.rules.secrets import Secret
-from dispatcher.rules.signing import legacy_signature, signature_header
-from dispatcher.rules.verifying import verify
+from dispatcher.rules.signing import legacy_signature, signature_header, signed_bytes
+from dispatcher.rules.verifying import MOST_TOKENS, verify
+from dispatcher.store.signing_secrets import MOST_SIGNING
 
 SECRET = Secret("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
 TEXT = Secret("s3cret-text")
@@ -92,6 +95,40 @@ def test_the_tolerance_and_the_present_are_the_receivers_choice() -> None:
 def test_a_timestamp_that_is_no_integer_is_named(text: str) -> None:
     with pytest.raises(VerificationError, match=r"^webhook-timestamp: is no integer"):
         verify(BODY, {**signed(), "Webhook-Timestamp": text}, SECRET.text, now=NOW)
+
+
+def test_of_a_header_full_of_tokens_few_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = SigningKeys.beside(SECRET)
+    looked_at: list[bytes] = []
+    checks = PublicKey.verifies
+
+    def counting(key: PublicKey, signature: bytes, content: bytes) -> bool:
+        looked_at.append(signature)
+        return checks(key, signature, content)
+
+    monkeypatch.setattr(PublicKey, "verifies", counting)
+    headers, wrong = signed(b"no JSON"), "v1a," + base64.b64encode(bytes(64)).decode()
+    right = f"v1a,{base64.b64encode(keys.private_key.sign(signed_bytes('evt_1', NOW, b'no JSON'))).decode()}"
+    headers["Webhook-Signature"] = " ".join([wrong] * 11_000)
+    assert len(headers["Webhook-Signature"]) > 1_000_000
+    with pytest.raises(VerificationError, match="no signature matches"):
+        verify(b"no JSON", headers, keys.public_key.text, now=NOW)
+    assert len(looked_at) == MOST_TOKENS
+    for before, holds in ((MOST_TOKENS - 1, True), (MOST_TOKENS, False)):
+        headers["Webhook-Signature"] = " ".join([*[wrong] * before, right, wrong])
+        assert _holds(b"no JSON", headers, keys.public_key.text) is holds
+        headers["Webhook-Signature"] = " ".join([*["v1,AAAA"] * before, signed(b"no JSON")["Webhook-Signature"]])
+        assert _holds(b"no JSON", headers, SECRET.text) is holds
+    # Whatever we sign is looked at.
+    assert 2 * MOST_SIGNING <= MOST_TOKENS
+
+
+def _holds(body: bytes, headers: Mapping[str, str], secret: str) -> bool:
+    try:
+        verify(body, headers, secret, now=NOW)
+    except VerificationError:
+        return False
+    return True
 
 
 @pytest.mark.parametrize("value", ["v1a,AAAA", "g0hM9SsE", "V1,AAAA", ","])

@@ -40,6 +40,7 @@ async def test_a_tenants_own_quota_goes_before_the_settings(bounded: Scene) -> N
         "max_endpoints": 3,
         "events_per_s": 10.0,
         "max_payload": 256 * 1024,
+        "verify_endpoints": False,
         "own": [],
         "endpoints": 0,
     }

@@ -2,7 +2,10 @@
 
 import base64
 import shlex
+import signal
+import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -54,13 +57,40 @@ def test_no_shell_reads_it(capfd: pytest.CaptureFixture[str]) -> None:
         (python("print('SECRET-but-no-key')"), "is not base64 of 32 bytes"),
         (python("pass"), "holds no key"),
         (python("import sys; sys.stdout.buffer.write(bytes([255]))"), "no text"),
-        (python("print('SECRET' * 10000)"), "over 8192 characters"),
+        (python("print('SECRET' * 10000)"), "over 8192 bytes"),
     ],
 )
 def test_what_goes_wrong_is_said_with_what_to_do_and_without_what_it_printed(command: str, words: str) -> None:
     with pytest.raises(ConfigurationError, match=f"DISPATCHER_SECRET_KEY_COMMAND.*{words}") as refused:
         keys_of(command)
     assert "SECRET" not in str(refused.value).replace("DISPATCHER_SECRET_KEY", "")
+
+
+def test_one_that_prints_without_end_is_read_no_further_and_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Its time is not what ends it.
+    monkeypatch.setattr(key_command, "LIMIT_S", 1000.0)
+    began: list[subprocess.Popen[bytes]] = []
+
+    class Watched(subprocess.Popen[bytes]):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            began.append(self)
+
+    monkeypatch.setattr(subprocess, "Popen", Watched)
+    endless = python(
+        "import signal, sys; signal.signal(signal.SIGPIPE, signal.SIG_IGN)\n"
+        "while True:\n try: sys.stdout.write('x' * 999)\n except OSError: pass"
+    )
+    with pytest.raises(ConfigurationError, match="over 8192 bytes"):
+        keys_of(endless)
+    [ended] = began
+    assert ended.returncode == -signal.SIGKILL
+
+
+def test_one_that_says_nothing_more_and_goes_on_is_killed_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(key_command, "LIMIT_S", 0.5)
+    with pytest.raises(ConfigurationError, match=r"did not end within 0\.5 s"):
+        keys_of(python(f"import os, time; os.write(1, {TEXT!r}.encode()); os.close(1); time.sleep(60)"))
 
 
 def test_it_is_ended_when_its_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:

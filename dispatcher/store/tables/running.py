@@ -1,6 +1,6 @@
 """What a deployment runs on: API keys, quotas, living dispatchers, periodic duties, the wake-up flag, compatibility."""
 
-from sqlalchemy import Column, Float, Integer, Table, UniqueConstraint
+from sqlalchemy import Boolean, Column, Float, Integer, Table, UniqueConstraint
 
 from dispatcher.store.columns import Text, UtcTime
 from dispatcher.store.tables.declaring import DatabaseNow, Declaring
@@ -25,8 +25,8 @@ def declare_running(declaring: Declaring) -> dict[str, Table]:
         UniqueConstraint("digest", name=f"uq_{declaring.prefix}api_keys_digest"),
         sqlite_autoincrement=True,
     )
-    #: What a tenant may use at most, where that is not as the settings say; the row is also the lock under which its
-    #: endpoints are counted.
+    #: What a tenant may use at most, and must prove, where that is not as the settings say; the row is also the lock
+    #: under which its endpoints are counted.
     tenant_quotas = Table(
         declaring.named("tenant_quotas"),
         declaring.metadata,
@@ -34,6 +34,7 @@ def declare_running(declaring: Declaring) -> dict[str, Table]:
         Column("max_endpoints", Integer),
         Column("events_per_s", Float),
         Column("max_payload", Integer),
+        Column("verify_endpoints", Boolean),
     )
     #: Dispatchers that live; a row whose lease has ended is a dispatcher whose deliveries are taken back.
     dispatchers = Table(
