@@ -197,7 +197,7 @@ async def test_a_callback_that_was_to_be_disabled_when_the_process_died_is_found
 async def test_receivers_that_take_their_time_hold_few_connections(
     demanding: Outpost, receiver: Receiver, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dispatcher.engine.duties.CHALLENGED_AT_ONCE", 2)
+    monkeypatch.setattr("dispatcher.engine.challenging.CHALLENGED_AT_ONCE", 2)
     released = asyncio.Event()
 
     async def slow(request: Received) -> web.StreamResponse:
