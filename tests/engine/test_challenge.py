@@ -71,7 +71,7 @@ async def test_nothing_is_sent_before_the_challenge_is_repeated_and_everything_a
     assert (await demanding.delivery()).state == DeliveryState.DELIVERED
     asked, asked_again, sent = receiver.requests
     verify(asked.body, asked.headers, made.secret, now=float(asked.headers["webhook-timestamp"]))
-    assert [json.loads(request.body)["type"] for request in receiver.requests] == [TYPE, TYPE, "job.step"]
+    assert [request.type for request in receiver.requests] == [TYPE, TYPE, "job.step"]
     assert json.loads(asked.body)["data"]["challenge"] != json.loads(asked_again.body)["data"]["challenge"]
     shown = await endpoints.get(demanding.deployment, made.id, tenant=None)
     assert (shown.status, shown.verified_at is not None) == (EndpointStatus.ENABLED, True)
