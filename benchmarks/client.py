@@ -6,13 +6,10 @@ how long it took and what CPU it used, in seconds.
 
 import asyncio
 import json
-import resource
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from functools import partial
 from ipaddress import ip_network
 from statistics import median
 from typing import get_args
@@ -21,18 +18,18 @@ import uvloop
 from yarl import URL
 
 from benchmarks.drain import Rate, drained, typical
-from benchmarks.events import SECRET, bodies
+from benchmarks.events import SECRET
+from benchmarks.posting import post_all
 from benchmarks.receivers import Receiver
 from benchmarks.rows import Plan, Row
 from benchmarks.scene import Databases
+from benchmarks.timing import IN_FLIGHT, timed
 from dispatcher.rules.egress import EgressRules
 from dispatcher.rules.secrets import Secret
-from dispatcher.rules.signing import signature_header
-from dispatcher.transport.client import HttpClient, Kind, Request
+from dispatcher.transport.client import HttpClient, Kind
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
-#: POSTs at once.
-IN_FLIGHT = 100
+_HEADERS = {"user-agent": "client-loop", "x-delivery-attempt": "1"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,39 +83,12 @@ async def _end_to_end(databases: Databases, receiver: Receiver, events: int, kin
         return await drained(scene, events)
 
 
-async def _post_all(client: HttpClient, url: URL, key: bytes, todo: Iterator[tuple[str, bytes]]) -> None:
-    for event_id, body in todo:
-        now = datetime.now(UTC)
-        timestamp = int(now.timestamp())
-        headers = {
-            "content-type": "application/json",
-            "user-agent": "client-loop",
-            "webhook-id": event_id,
-            "webhook-timestamp": str(timestamp),
-            "webhook-signature": signature_header((key,), event_id, timestamp, body),
-            "x-delivery-attempt": "1",
-        }
-        exchange = await client.post(Request(url, headers, body, 20.0), now)
-        if exchange.status != 200:
-            raise RuntimeError(f"the receiver answered {exchange}")
-
-
 async def _run(url: str, count: int, kind: Kind) -> dict[str, float]:
-    key, made = Secret.parse(SECRET).key, list(bodies(count))
     rules = EgressRules(allow_http=True, allow_networks=(ip_network("127.0.0.0/8"),))
     client = HttpClient(rules, connect_timeout_s=5.0, kind=kind)
-    await _post_all(client, URL(url), key, iter(made[:100]))
-    todo = iter(made)
-    used, started = _cpu_s(), time.perf_counter()
-    await asyncio.gather(*(_post_all(client, URL(url), key, todo) for _ in range(IN_FLIGHT)))
-    result = {"seconds": time.perf_counter() - started, "cpu_s": _cpu_s() - used}
+    result = await timed(count, partial(post_all, client, URL(url), Secret.parse(SECRET).key, _HEADERS))
     await client.close()
     return result
-
-
-def _cpu_s() -> float:
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_utime + usage.ru_stime
 
 
 async def rows(databases: Databases, receiver: Receiver, plan: Plan) -> list[Row]:

@@ -6,11 +6,9 @@ one each time, the ratios of the rounds.
 
 import asyncio
 import json
-import resource
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
+from collections.abc import Mapping
 from ipaddress import ip_network
 from statistics import median
 
@@ -19,13 +17,14 @@ from yarl import URL
 
 from benchmarks.client import KINDS
 from benchmarks.events import SECRET, bodies
+from benchmarks.posting import post_all
 from benchmarks.receivers import Receiver
 from benchmarks.rows import Plan, Row
 from benchmarks.scene import Databases
+from benchmarks.timing import cpu_s
 from dispatcher.rules.egress import EgressRules, Refusal
 from dispatcher.rules.secrets import Secret
-from dispatcher.rules.signing import signature_header
-from dispatcher.transport.client import HttpClient, Kind, Request
+from dispatcher.transport.client import HttpClient, Kind
 
 #: POSTs at once.
 IN_FLIGHT = 50
@@ -108,32 +107,9 @@ async def _run(url: str, count: int, rounds: int, kind: Kind) -> dict[str, list[
 
 async def _cpu_of(client: HttpClient, url: URL, headers: Mapping[str, str], todo: list[tuple[str, bytes]]) -> float:
     key, each = Secret.parse(SECRET).key, iter(todo)
-    before = _cpu_s()
-    await asyncio.gather(*(_post_all(client, url, headers, key, each) for _ in range(IN_FLIGHT)))
-    return _cpu_s() - before
-
-
-async def _post_all(
-    client: HttpClient, url: URL, headers: Mapping[str, str], key: bytes, todo: Iterator[tuple[str, bytes]]
-) -> None:
-    for event_id, body in todo:
-        now = datetime.now(UTC)
-        timestamp = int(now.timestamp())
-        signed = {
-            "content-type": "application/json",
-            "webhook-id": event_id,
-            "webhook-timestamp": str(timestamp),
-            "webhook-signature": signature_header((key,), event_id, timestamp, body),
-            **headers,
-        }
-        exchange = await client.post(Request(url, signed, body, 20.0), now)
-        if exchange.status != 200:
-            raise RuntimeError(f"the receiver answered {exchange}")
-
-
-def _cpu_s() -> float:
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_utime + usage.ru_stime
+    before = cpu_s()
+    await asyncio.gather(*(post_all(client, url, key, headers, each) for _ in range(IN_FLIGHT)))
+    return cpu_s() - before
 
 
 if __name__ == "__main__":

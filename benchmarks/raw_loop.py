@@ -4,25 +4,21 @@ No database, no log, no guard, no retry; default garbage collection. `python -m 
 prints as JSON how long it took and what CPU it used, in seconds.
 """
 
-import asyncio
 import json
-import resource
 import sys
 import time
-from collections.abc import Iterator
+from functools import partial
 
 import aiohttp
 import uvloop
 
-from benchmarks.events import SECRET, bodies
+from benchmarks.events import SECRET
+from benchmarks.timing import IN_FLIGHT, Todo, timed
 from dispatcher.rules.secrets import Secret
 from dispatcher.rules.signing import signature_header
 
-#: POSTs at once.
-IN_FLIGHT = 100
 
-
-async def post_all(session: aiohttp.ClientSession, url: str, key: bytes, todo: Iterator[tuple[str, bytes]]) -> None:
+async def post_all(session: aiohttp.ClientSession, url: str, key: bytes, todo: Todo) -> None:
     """One of the loop's workers: takes the next body, signs it, POSTs it, reads the answer."""
     for event_id, body in todo:
         timestamp = int(time.time())
@@ -42,18 +38,8 @@ async def post_all(session: aiohttp.ClientSession, url: str, key: bytes, todo: I
 async def run(url: str, count: int) -> dict[str, float]:
     """POSTs `count` bodies; answers the seconds and CPU seconds that took."""
     key = Secret.parse(SECRET).key
-    made = list(bodies(count))
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=IN_FLIGHT)) as session:
-        await post_all(session, url, key, iter(made[:100]))
-        todo = iter(made)
-        used, started = _cpu_s(), time.perf_counter()
-        await asyncio.gather(*(post_all(session, url, key, todo) for _ in range(IN_FLIGHT)))
-        return {"seconds": time.perf_counter() - started, "cpu_s": _cpu_s() - used}
-
-
-def _cpu_s() -> float:
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_utime + usage.ru_stime
+        return await timed(count, partial(post_all, session, url, key))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from statistics import median
 
 from benchmarks.receivers import Receiver
 from benchmarks.scene import Databases
@@ -18,6 +19,24 @@ class Row:
     measured: str
     bar: str = ""
     met: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Turns:
+    """Events per second of the same done in turns: as usual, and under a burden; the n-th of each belong together."""
+
+    usual: list[float]
+    burdened: list[float]
+
+    @property
+    def ratio(self) -> float:
+        """The median of the rounds' ratios."""
+        return median(burdened / usual for burdened, usual in zip(self.burdened, self.usual, strict=True))
+
+    def row(self, what: str) -> Row:
+        """The table's line: under the burden it is to be nine tenths of the usual at least."""
+        rates = f"({median(self.burdened):,.0f} to {median(self.usual):,.0f} events/s)"
+        return Row(what, f"{self.ratio:.2f} {rates}", "≥ 0.90", self.ratio >= 0.9)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,11 +2,9 @@
 
 import asyncio
 import time
-from dataclasses import dataclass
-from statistics import median
 
 from benchmarks.receivers import Receiver, receiver
-from benchmarks.rows import NAMES, Plan, Row
+from benchmarks.rows import NAMES, Plan, Row, Turns
 from benchmarks.scene import Databases, Scene
 from benchmarks.worker import worker
 
@@ -21,27 +19,13 @@ _TYPES = [f"bench.to_{number}" for number in range(ENDPOINTS)]
 LASTING_MINUTES = 10
 
 
-@dataclass(frozen=True, slots=True)
-class Fairness:
-    """Healthy deliveries per second, round by round."""
-
-    alone: list[float]
-    beside_slow: list[float]
-
-    @property
-    def ratio(self) -> float:
-        """The median of the rounds' ratios."""
-        return median(beside / alone for beside, alone in zip(self.beside_slow, self.alone, strict=True))
-
-
-async def measure(databases: Databases, dialect: str, *, events: int, rounds: int) -> Fairness:
+async def measure(databases: Databases, dialect: str, *, events: int, rounds: int) -> Turns:
     """Drains the same healthy events in turns without and with the slow endpoint's between them."""
-    alone: list[float] = []
-    beside_slow: list[float] = []
+    found = Turns([], [])
     for _ in range(rounds):
-        alone.append(await _healthy_per_s(databases, dialect, events, slow=False))
-        beside_slow.append(await _healthy_per_s(databases, dialect, events, slow=True))
-    return Fairness(alone, beside_slow)
+        found.usual.append(await _healthy_per_s(databases, dialect, events, slow=False))
+        found.burdened.append(await _healthy_per_s(databases, dialect, events, slow=True))
+    return found
 
 
 async def lasting(databases: Databases, dialect: str, *, minutes: int) -> list[float]:
@@ -87,18 +71,11 @@ async def _healthy_per_s(databases: Databases, dialect: str, events: int, *, slo
 
 async def rows(databases: Databases, receiver: Receiver, plan: Plan) -> list[Row]:
     """The table's lines on a slow endpoint's neighbours."""
-    return [row for dialect in NAMES for row in await _rows(databases, receiver, dialect, plan)]
-
-
-async def _rows(databases: Databases, receiver: Receiver, dialect: str, plan: Plan) -> list[Row]:
-    found = await measure(databases, dialect, events=plan.events, rounds=plan.rounds)
     return [
-        Row(
-            f"healthy endpoints beside one that takes 10 s and gets 10 %, to without it, on {NAMES[dialect]}",
-            f"{found.ratio:.2f} ({median(found.beside_slow):,.0f} to {median(found.alone):,.0f} events/s)",
-            "≥ 0.90",
-            found.ratio >= 0.9,
+        (await measure(databases, dialect, events=plan.events, rounds=plan.rounds)).row(
+            f"healthy endpoints beside one that takes 10 s and gets 10 %, to without it, on {NAMES[dialect]}"
         )
+        for dialect in NAMES
     ]
 
 

@@ -1,6 +1,7 @@
 """Time that stands still until a test moves it."""
 
 from datetime import UTC, datetime, timedelta
+from typing import Self
 
 
 class FakeClock:
@@ -9,6 +10,11 @@ class FakeClock:
     def __init__(self, start: datetime = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)) -> None:
         self._now = start
         self._monotonic = 1000.0
+
+    @classmethod
+    def of_today(cls) -> Self:
+        """Begins now: the published libraries compare a signature's time with the present."""
+        return cls(datetime.now(UTC).replace(microsecond=0))
 
     def now(self) -> datetime:
         return self._now

@@ -156,6 +156,11 @@ class Outpost:
         (row,) = [row for row in await self.deliveries() if row.endpoint_row == endpoint.row]
         return row
 
+    async def destination(self) -> Any:
+        """The only destination."""
+        (row,) = await self.rows("destinations")
+        return row
+
     async def letters(self) -> list[Any]:
         return await self.rows("dead_letters")
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import inspect
+import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -29,6 +30,12 @@ class Received:
     arrived_at: datetime
     #: Seconds of the loop's clock, to measure between requests.
     arrived_s: float
+
+    @property
+    def type(self) -> str:
+        """The event's type, as the body of the standard profile says it."""
+        said: str = json.loads(self.body)["type"]
+        return said
 
 
 class Receiver:

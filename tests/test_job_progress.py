@@ -139,7 +139,7 @@ async def test_what_comes_after_the_end_is_delivered_in_order_if_it_is_state(
         await dispatcher.until_idle()
         await outpost.publish("job.archived", P, "job.failed", job_id="job_1")
         await dispatcher.until_idle()
-    types = [json.loads(request.body)["type"] for request in receiver.received()]
+    types = [request.type for request in receiver.received()]
     assert types == [STEP, DONE, "job.billed", "job.archived", "job.failed"]
 
 

@@ -76,12 +76,10 @@ def list_(
 @app.command(epilog=examples("dispatcher dead-letters show dl_0123456789abc"))
 def show(dead_letter_id: Id, tenant: options.Tenant = None, as_json: options.AsJson = False) -> None:
     """Show one dead letter."""
-    from dispatcher.cli.printing import print_answer, print_attributes
-    from dispatcher.cli.session import on_deployment
+    from dispatcher.cli.asking import ask
     from dispatcher.service import dead_letters
 
-    letter = on_deployment(lambda deployment: dead_letters.get(deployment, dead_letter_id, tenant=tenant))
-    print_answer(letter, as_json, lambda: print_attributes(letter))
+    ask(lambda deployment: dead_letters.get(deployment, dead_letter_id, tenant=tenant), as_json)
 
 
 @app.command(
@@ -205,27 +203,23 @@ def redelivery(
     run_id: RunId, tenant: options.Tenant = None, wait: options.Wait = False, as_json: options.AsJson = False
 ) -> None:
     """Show how far a bulk redelivery is."""
-    from dispatcher.cli.printing import print_answer, print_attributes
+    from dispatcher.cli.asking import ask
     from dispatcher.cli.redelivery import follow
-    from dispatcher.cli.session import on_deployment
     from dispatcher.service import redeliveries
 
     if wait:
         follow(run_id, tenant=tenant, as_json=as_json)
         return
-    run = on_deployment(lambda deployment: redeliveries.get(deployment, run_id, tenant=tenant))
-    print_answer(run, as_json, lambda: print_attributes(run))
+    ask(lambda deployment: redeliveries.get(deployment, run_id, tenant=tenant), as_json)
 
 
 @app.command("cancel-redelivery", epilog=examples("dispatcher dead-letters cancel-redelivery rdl_0123456789abc"))
 def cancel_redelivery(run_id: RunId, tenant: options.Tenant = None, as_json: options.AsJson = False) -> None:
     """Stop a bulk redelivery; what it has put back already is still sent."""
-    from dispatcher.cli.printing import print_answer, print_attributes
-    from dispatcher.cli.session import on_deployment
+    from dispatcher.cli.asking import ask
     from dispatcher.service import redeliveries
 
-    run = on_deployment(lambda deployment: redeliveries.cancel(deployment, run_id, tenant=tenant))
-    print_answer(run, as_json, lambda: print_attributes(run))
+    ask(lambda deployment: redeliveries.cancel(deployment, run_id, tenant=tenant), as_json)
 
 
 def _counted(number: int) -> str:

@@ -88,23 +88,19 @@ def show(delivery_id: Id, tenant: options.Tenant = None, as_json: options.AsJson
 @app.command(epilog=examples("dispatcher deliveries redeliver dlv_0123456789abc"))
 def redeliver(delivery_id: Id, tenant: options.Tenant = None, as_json: options.AsJson = False) -> None:
     """Send a delivery again: same id and bytes, and its retry schedule starts anew."""
-    from dispatcher.cli.printing import print_answer, print_attributes
-    from dispatcher.cli.session import on_deployment
+    from dispatcher.cli.asking import ask
     from dispatcher.service import deliveries
 
-    delivery = on_deployment(lambda deployment: deliveries.redeliver(deployment, delivery_id, tenant=tenant))
-    print_answer(delivery, as_json, lambda: print_attributes(delivery))
+    ask(lambda deployment: deliveries.redeliver(deployment, delivery_id, tenant=tenant), as_json)
 
 
 @app.command(epilog=examples("dispatcher deliveries cancel dlv_0123456789abc"))
 def cancel(delivery_id: Id, tenant: options.Tenant = None, as_json: options.AsJson = False) -> None:
     """Give up a delivery that waits; `redeliver` takes it up again."""
-    from dispatcher.cli.printing import print_answer, print_attributes
-    from dispatcher.cli.session import on_deployment
+    from dispatcher.cli.asking import ask
     from dispatcher.service import deliveries
 
-    delivery = on_deployment(lambda deployment: deliveries.cancel(deployment, delivery_id, tenant=tenant))
-    print_answer(delivery, as_json, lambda: print_attributes(delivery))
+    ask(lambda deployment: deliveries.cancel(deployment, delivery_id, tenant=tenant), as_json)
 
 
 def _show(delivery: "DeliveryWithLog") -> None:

@@ -5,9 +5,8 @@ import sys
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from dispatcher.cli.asking import ask
 from dispatcher.cli.failures import FAILED, note
-from dispatcher.cli.printing import print_answer, print_attributes
-from dispatcher.cli.session import on_deployment
 from dispatcher.service.encryption import rotate_encryption
 from dispatcher.service.models import EncryptionRotation
 from dispatcher.store.deployment import Deployment
@@ -15,8 +14,7 @@ from dispatcher.store.deployment import Deployment
 
 def rotate_and_print(*, as_json: bool) -> int:
     """Rotates and tells what came of it; 1 when values remain under another key."""
-    rotation = on_deployment(_rotated)
-    print_answer(rotation, as_json, lambda: print_attributes(rotation))
+    rotation = ask(_rotated, as_json)
     if rotation.unreadable:
         note(f"{rotation.unreadable} values are under keys that are not in DISPATCHER_SECRET_KEY: put these in.")
     elif rotation.remaining:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dispatcher.cli import options
-from dispatcher.cli.options import examples, given, read_data, read_moment
+from dispatcher.cli.options import examples, given
+from dispatcher.cli.reading import read_data, read_moment
 from dispatcher.states import EventKind
 
 if TYPE_CHECKING:

@@ -7,6 +7,7 @@ import typer
 
 from dispatcher.cli import options
 from dispatcher.cli.options import examples, given
+from dispatcher.cli.reading import read_time
 from dispatcher.states import Scope
 
 app = typer.Typer(
@@ -38,7 +39,7 @@ def create(
     ] = None,
     expires_at: Annotated[
         datetime | None,
-        typer.Option("--expires-at", parser=options.read_time, metavar="TIME", help="Until when it holds, RFC 3339."),
+        typer.Option("--expires-at", parser=read_time, metavar="TIME", help="Until when it holds, RFC 3339."),
     ] = None,
     expires_in_s: Annotated[
         float | None, typer.Option("--expires-in-s", metavar="SECONDS", help="For how long it holds.")

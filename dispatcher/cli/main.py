@@ -9,7 +9,20 @@ from typing import Annotated
 import typer
 from typer.main import get_command
 
-from dispatcher.cli import dead_letters, deliveries, endpoints, events, job_callbacks, jobs, keys, options, tenants
+from dispatcher.cli import (
+    dead_letters,
+    deliveries,
+    endpoint_secrets,
+    endpoint_status,
+    endpoint_trials,
+    endpoints,
+    events,
+    job_callbacks,
+    jobs,
+    keys,
+    options,
+    tenants,
+)
 from dispatcher.cli.event_loop import end_when_asked
 from dispatcher.cli.failures import exit_code_of, tell_unexpected
 from dispatcher.cli.options import examples
@@ -147,6 +160,8 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
     raise typer.Exit(findings.examine_and_print(as_json=as_json))
 
 
+for part in (endpoint_status, endpoint_secrets, endpoint_trials):
+    endpoints.app.add_typer(part.app)
 app.add_typer(endpoints.app, name="endpoints")
 app.add_typer(events.app, name="events")
 app.add_typer(deliveries.app, name="deliveries")

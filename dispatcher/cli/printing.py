@@ -145,3 +145,9 @@ def print_secret(name: str, secret: str) -> None:
     sys.stdout.write(f"\n{name}: {secret}\n")
     sys.stdout.flush()
     note(f"Keep the {name} now: it is not shown again.")
+
+
+def print_with_secret(made: Any) -> None:
+    """What was just made, every field but the secret, then that, with the hint that it is not shown again."""
+    print_attributes(made, without=("secret",))
+    print_secret("secret", made.secret)

@@ -8,9 +8,10 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from dispatcher.cli.asking import ask
 from dispatcher.cli.confirmation import on_a_terminal
 from dispatcher.cli.failures import INTERRUPTED, note
-from dispatcher.cli.printing import print_answer, print_attributes
+from dispatcher.cli.printing import print_answer
 from dispatcher.cli.session import on_deployment
 from dispatcher.service import redeliveries
 from dispatcher.service.liveness import dispatchers_alive
@@ -41,11 +42,10 @@ def start_and_follow(
 def follow(run_id: str, *, tenant: str | None, as_json: bool) -> None:
     """Shows a run's progress until all of it was put back. Ctrl-C leaves the run going and says how to stop it."""
     try:
-        run = on_deployment(lambda deployment: _followed(deployment, run_id, tenant))
+        ask(lambda deployment: _followed(deployment, run_id, tenant), as_json)
     except KeyboardInterrupt:
         note(f"It goes on without you; to stop it: dispatcher dead-letters cancel-redelivery {run_id}")
         raise typer.Exit(INTERRUPTED) from None
-    print_answer(run, as_json, lambda: print_attributes(run))
 
 
 async def _started(

@@ -5,7 +5,8 @@ from typing import Annotated, Any
 import typer
 
 from dispatcher.cli import options
-from dispatcher.cli.options import examples, given, unnulled
+from dispatcher.cli.options import examples, given, nullable, requested
+from dispatcher.cli.reading import read_count, read_number, read_size, read_switch
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -47,12 +48,10 @@ def show(
     as_json: options.AsJson = False,
 ) -> None:
     """Show what a tenant may use through the API and must prove, and how many endpoints it has."""
-    from dispatcher.cli.printing import print_answer, print_attributes
-    from dispatcher.cli.session import on_deployment
+    from dispatcher.cli.asking import ask
     from dispatcher.service import quotas
 
-    quota = on_deployment(lambda deployment: quotas.show(deployment, tenant))
-    print_answer(quota, as_json, lambda: print_attributes(quota))
+    ask(lambda deployment: quotas.show(deployment, tenant), as_json)
 
 
 @app.command(
@@ -67,36 +66,33 @@ def set_quota(
     tenant: Annotated[str, typer.Argument(metavar="TENANT", help="Whom it holds.", show_default=False)],
     max_endpoints: Annotated[
         Any,
-        typer.Option(
+        nullable(
             "--max-endpoints",
-            parser=options.read_nullable_count,
+            read_count,
             metavar="COUNT",
             help="Endpoints at once, callbacks among them; `null`: by the settings.",
         ),
     ] = None,
     events_per_s: Annotated[
         Any,
-        typer.Option(
+        nullable(
             "--events-per-s",
-            parser=options.read_nullable_number,
+            read_number,
             metavar="RATE",
             help="Events per second through one process of the API; `null`: by the settings.",
         ),
     ] = None,
     max_payload: Annotated[
         Any,
-        typer.Option(
-            "--max-payload",
-            parser=options.read_nullable_size,
-            metavar="SIZE",
-            help="The largest `data`, like 64KiB; `null`: by the settings.",
+        nullable(
+            "--max-payload", read_size, metavar="SIZE", help="The largest `data`, like 64KiB; `null`: by the settings."
         ),
     ] = None,
     verify_endpoints: Annotated[
         Any,
-        typer.Option(
+        nullable(
             "--verify-endpoints",
-            parser=options.read_nullable_switch,
+            read_switch,
             metavar="true|false|null",
             help="Whether endpoints are sent nothing until they have answered a challenge, callbacks too, whoever"
             " registers them; `null`: by the settings.",
@@ -105,17 +101,16 @@ def set_quota(
     as_json: options.AsJson = False,
 ) -> None:
     """Set what a tenant may use through the API, and must prove; what is not given stays as it is."""
-    from dispatcher.cli.printing import print_answer, print_attributes
-    from dispatcher.cli.session import on_deployment
+    from dispatcher.cli.asking import ask
     from dispatcher.service import quotas
     from dispatcher.service.models import TenantQuotaUpdate
 
-    fields = given(
-        max_endpoints=max_endpoints,
-        events_per_s=events_per_s,
-        max_payload=max_payload,
-        verify_endpoints=verify_endpoints,
+    body = TenantQuotaUpdate.read(
+        requested(
+            max_endpoints=max_endpoints,
+            events_per_s=events_per_s,
+            max_payload=max_payload,
+            verify_endpoints=verify_endpoints,
+        )
     )
-    body = TenantQuotaUpdate.read({name: unnulled(value) for name, value in fields.items()})
-    quota = on_deployment(lambda deployment: quotas.update(deployment, tenant, body))
-    print_answer(quota, as_json, lambda: print_attributes(quota))
+    ask(lambda deployment: quotas.update(deployment, tenant, body), as_json)

@@ -181,7 +181,7 @@ class Running:
         attempts = Attempts(deployment, self._client, book, covers=self._lease.covers)
         burial = Burial(deployment.database, self._claimable.ring)
         self.duties = duties(deployment, self._store, book, burial, self._claimable.ring, self._held)
-        self._recorder = Recorder(self._store, recorded=self._on_recorded, disable=self.duties.disable)
+        self._recorder = Recorder(self._store, recorded=self._on_recorded, disable=self.duties.expiry.disable)
         poll_interval_s = settings.poll_interval.total_seconds()
         self._claiming = Claiming(
             self._store,
@@ -190,7 +190,7 @@ class Running:
             self._claimable,
             ended=self._on_ended,
             unrecorded=lambda: self._recorder.making_room,
-            take_back_unanswered=self.duties.take_back_unanswered,
+            take_back_unanswered=self.duties.reclaiming.take_back_unanswered,
             doubt_s=statement_limit_s(settings),
             burial=burial,
             max_in_flight=settings.max_in_flight,
@@ -213,9 +213,9 @@ class Running:
 
     async def start(self) -> None:
         await self._lease.take()
-        await self.duties.make_partitions()
+        await self.duties.retaining.make_partitions()
         # What one process left in flight; of more the duty takes care, while everything else goes on.
-        await self.duties.reclaim(steps=2)
+        await self.duties.reclaiming.reclaim(steps=2)
         loop = asyncio.get_running_loop()
         for name, work in (
             ("fan out", self._fanning.run),

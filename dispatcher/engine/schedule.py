@@ -18,6 +18,10 @@ log = logger("dispatcher.duties")
 
 #: Duties with such an interval or a shorter one, in seconds, are taken together.
 OFTEN_S = 1.0
+#: Rows in one step of a duty.
+BATCH = 500
+#: Steps of a duty before the others have their turn.
+STEPS = 20
 #: How long a stop waits for the duty that runs, in seconds.
 STOP_PATIENCE_S = 2.0
 
@@ -28,7 +32,7 @@ class Duty:
 
     name: str
     interval_s: float
-    work: Callable[[], Awaitable[None]]
+    work: Callable[[], Awaitable[object]]
 
 
 class _Scheduler(AsyncIOScheduler):  # type: ignore[misc]
@@ -109,11 +113,19 @@ class Schedule:
             return
         # A task of ours: the scheduler's own shutdown would cancel what runs in the middle of a transaction.
         task = asyncio.ensure_future(work())
-        self._at_work.add(task)
-        task.add_done_callback(self._at_work.discard)
+        self._keep(task)
         await asyncio.wait({task})
         if not task.cancelled():
             task.result()
+
+    def leave(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Begins what the duties do not wait for but a stop does; nothing once that has begun."""
+        if not self._stopping:
+            self._keep(asyncio.ensure_future(work()))
+
+    def _keep(self, task: asyncio.Future[None]) -> None:
+        self._at_work.add(task)
+        task.add_done_callback(self._at_work.discard)
 
     async def tick(self) -> None:
         """Does what is due now and nobody else has taken; waits for a tick that is under way."""

@@ -22,7 +22,7 @@ from dispatcher.transport.deadlines import Deadlines
 from dispatcher.transport.failures import classify, of_endpoint_alone
 from dispatcher.transport.guard import Blocked
 from dispatcher.transport.identities import Identities
-from dispatcher.transport.message import Answer, Wire
+from dispatcher.transport.message import Answer, Terms, Wire
 from dispatcher.transport.tls import Contexts, Trust
 from dispatcher.transport.tokens import Tokens, Unauthorized
 from dispatcher.transport.tunnel import CancelledAtProxy, ProxyFailed
@@ -154,15 +154,15 @@ def open_wire(
     kind: Kind, rules: EgressRules, resolver: AbstractResolver | None, connect_timeout_s: float, contexts: Contexts
 ) -> Wire:
     """A connection pool behind the egress guard, whose TLS is that of `contexts`."""
-    limits = {"connect_timeout_s": connect_timeout_s, "keep_alive_s": KEEP_ALIVE_S}
+    terms = Terms(rules, resolver, contexts, connect_timeout_s, KEEP_ALIVE_S, READ_LIMIT)
     match kind:
         case "aiohttp":
-            return AiohttpWire(rules, resolver, contexts, **limits, read_limit=READ_LIMIT)
+            return AiohttpWire(terms)
         case "lean":
             # Only here, since it brings libraries with it.
             from dispatcher.transport.lean import LeanWire
 
-            return LeanWire(rules, resolver, contexts, **limits, read_limit=READ_LIMIT)
+            return LeanWire(terms)
         case _:
             assert_never(kind)
 

@@ -3,16 +3,13 @@
 import asyncio
 from collections.abc import Mapping
 
-from aiohttp.abc import AbstractResolver
 from msgspec import Struct
 from yarl import URL
 
-from dispatcher.rules.egress import EgressRules
 from dispatcher.transport.conversation import Conversation
 from dispatcher.transport.dial import Dialer, Place
 from dispatcher.transport.guard import vet
-from dispatcher.transport.message import Answer, request_head, serialize
-from dispatcher.transport.tls import Contexts
+from dispatcher.transport.message import Answer, Terms, request_head, serialize
 
 #: What belongs to one URL is kept for so many of them.
 ROUTES = 1024
@@ -28,21 +25,12 @@ class _Route(Struct, frozen=True):
 class LeanWire:
     """A connection pool that POSTs. Use it in the event loop that runs it; close it at the end."""
 
-    def __init__(
-        self,
-        rules: EgressRules,
-        resolver: AbstractResolver | None,
-        contexts: Contexts,
-        *,
-        connect_timeout_s: float,
-        keep_alive_s: float,
-        read_limit: int,
-    ) -> None:
+    def __init__(self, terms: Terms) -> None:
         self._loop = asyncio.get_running_loop()
-        self._rules = rules
-        self._dialer = Dialer(rules, resolver, contexts, timeout_s=connect_timeout_s)
-        self._keep_alive_s = keep_alive_s
-        self._read_limit = read_limit
+        self._rules = terms.rules
+        self._dialer = Dialer(terms.rules, terms.resolver, terms.contexts, timeout_s=terms.connect_timeout_s)
+        self._keep_alive_s = terms.keep_alive_s
+        self._read_limit = terms.read_limit
         self._routes: dict[URL, _Route] = {}
         #: Who may be asked, the one used last at the end.
         self._idle: dict[Place, list[Conversation]] = {}

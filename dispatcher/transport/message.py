@@ -4,10 +4,13 @@ from collections.abc import Mapping
 from typing import Protocol
 
 import aiohttp
+from aiohttp.abc import AbstractResolver
 from msgspec import Struct
 from yarl import URL
 
 from dispatcher.errors import InvalidField
+from dispatcher.rules.egress import EgressRules
+from dispatcher.transport.tls import Contexts
 
 #: Interim answers (1xx) that are passed over before the answer; browsers' servers send one or two.
 INTERIM_LIMIT = 16
@@ -31,6 +34,19 @@ class Answer(Struct, frozen=True, gc=False):
         long one. What waits in the kernel's buffers nobody tells, nor what waits below TLS.
         """
         return len(message) > READ_AT_ONCE and not 200 <= self.status < 300
+
+
+class Terms(Struct, frozen=True):
+    """What a wire is opened with: the guard's rules, the resolver behind it, TLS, and its limits."""
+
+    rules: EgressRules
+    resolver: AbstractResolver | None
+    contexts: Contexts
+    connect_timeout_s: float
+    #: Idle connections are closed after so long, in seconds.
+    keep_alive_s: float
+    #: So much of an answer's body is read, in bytes.
+    read_limit: int
 
 
 class Wire(Protocol):

@@ -11,7 +11,6 @@ from functools import partial
 from typing import Any
 
 import aiohttp
-from aiohttp.abc import AbstractResolver
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
 from aiohttp.http_exceptions import BadHttpMessage, HttpProcessingError
@@ -25,8 +24,7 @@ from dispatcher.states import AttemptError
 from dispatcher.transport.dial import Dialer, Place
 from dispatcher.transport.failures import Broken
 from dispatcher.transport.guard import GuardedResolver, GuardedSockets, vet
-from dispatcher.transport.message import ANSWER_LIMIT, INTERIM_LIMIT, Answer, request_head, serialize
-from dispatcher.transport.tls import Contexts
+from dispatcher.transport.message import ANSWER_LIMIT, INTERIM_LIMIT, Answer, Terms, request_head, serialize
 
 #: What belongs to one URL is kept for so many of them.
 ROUTES = 1024
@@ -93,33 +91,24 @@ class _Connector(aiohttp.TCPConnector):
 class AiohttpWire:
     """A connection pool that POSTs. Use it in the event loop that runs it; close it at the end."""
 
-    def __init__(
-        self,
-        rules: EgressRules,
-        resolver: AbstractResolver | None,
-        contexts: Contexts,
-        *,
-        connect_timeout_s: float,
-        keep_alive_s: float,
-        read_limit: int,
-    ) -> None:
-        self._rules = rules
-        self._dialer = Dialer(rules, resolver, contexts, timeout_s=connect_timeout_s)
+    def __init__(self, terms: Terms) -> None:
+        self._rules = terms.rules
+        self._dialer = Dialer(terms.rules, terms.resolver, terms.contexts, timeout_s=terms.connect_timeout_s)
         self._connector = _Connector(
-            rules,
+            terms.rules,
             self._dialer,
             limit=0,
-            resolver=GuardedResolver(rules, resolver),
-            socket_factory=GuardedSockets(rules),
-            keepalive_timeout=keep_alive_s,
+            resolver=GuardedResolver(terms.rules, terms.resolver),
+            socket_factory=GuardedSockets(terms.rules),
+            keepalive_timeout=terms.keep_alive_s,
             ttl_dns_cache=10,
         )
         # It takes it by no argument.
         protocol: type[ResponseHandler] = _Protocol
         self._connector._factory = partial(protocol, loop=asyncio.get_running_loop())
-        self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=connect_timeout_s)
-        self._contexts = contexts
-        self._read_limit = read_limit
+        self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=terms.connect_timeout_s)
+        self._contexts = terms.contexts
+        self._read_limit = terms.read_limit
         self._routes: dict[URL, _Route] = {}
 
     async def post(self, url: URL, headers: Mapping[str, str], body: bytes) -> Answer:

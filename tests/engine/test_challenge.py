@@ -71,7 +71,7 @@ async def test_nothing_is_sent_before_the_challenge_is_repeated_and_everything_a
     assert (await demanding.delivery()).state == DeliveryState.DELIVERED
     asked, asked_again, sent = receiver.requests
     verify(asked.body, asked.headers, made.secret, now=float(asked.headers["webhook-timestamp"]))
-    assert [json.loads(request.body)["type"] for request in receiver.requests] == [TYPE, TYPE, "job.step"]
+    assert [request.type for request in receiver.requests] == [TYPE, TYPE, "job.step"]
     assert json.loads(asked.body)["data"]["challenge"] != json.loads(asked_again.body)["data"]["challenge"]
     shown = await endpoints.get(demanding.deployment, made.id, tenant=None)
     assert (shown.status, shown.verified_at is not None) == (EndpointStatus.ENABLED, True)
@@ -157,7 +157,7 @@ async def test_a_callback_that_never_proves_it_is_disabled_and_what_waited_cance
 async def test_receivers_that_take_their_time_hold_few_connections(
     demanding: Outpost, receiver: Receiver, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dispatcher.engine.duties.CHALLENGED_AT_ONCE", 2)
+    monkeypatch.setattr("dispatcher.engine.challenging.CHALLENGED_AT_ONCE", 2)
     released = asyncio.Event()
 
     async def slow(request: Received) -> web.StreamResponse:

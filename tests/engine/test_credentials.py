@@ -132,7 +132,7 @@ async def test_a_certificate_is_shown_for_its_endpoint_and_nobody_else_suffers_w
     row = await outpost.delivery_to(stranger)
     assert (row.state, row.last_error) == (DeliveryState.PENDING, AttemptError.TLS)
     assert len(server.requests) == 1
-    (destination,) = await outpost.rows("destinations")
+    destination = await outpost.destination()
     assert (destination.failures_in_row, destination.backoff_failures) == (0, 0)
 
 

@@ -1,10 +1,9 @@
-"""Scheme, host and port as a whole: a circuit where nobody can be reached, limits where nobody has verified it."""
+"""Scheme, host and port as a whole: a circuit where nobody can be reached."""
 
 import asyncio
 import socket
 from collections.abc import Iterator
 from datetime import timedelta
-from typing import Any
 
 import pytest
 from aiohttp import web
@@ -16,7 +15,7 @@ from dispatcher.store.hot import Finished, HotStore
 from dispatcher.store.tally import BACKOFF_AFTER, BACKOFF_FIRST_S, BACKOFF_LONGEST_S
 from tests.clock import FakeClock
 from tests.outpost import Outpost, finished
-from tests.receiver import Received, Receiver
+from tests.receiver import Receiver
 
 PATIENT = (1.0,) * 50
 ENDPOINTS = 30
@@ -34,11 +33,6 @@ def _url(bound: socket.socket, path: str = "/") -> str:
     return f"http://127.0.0.1:{bound.getsockname()[1]}{path}"
 
 
-async def _destination(outpost: Outpost) -> Any:
-    (row,) = await outpost.rows("destinations")
-    return row
-
-
 async def test_a_destination_that_cannot_be_reached_is_left_alone_by_all_its_endpoints(
     outpost: Outpost, closed_port: socket.socket, clock: FakeClock
 ) -> None:
@@ -54,18 +48,18 @@ async def test_a_destination_that_cannot_be_reached_is_left_alone_by_all_its_end
 
         # All were in flight when the first ten failed; from then on nobody is.
         assert await attempts_after(0) == ENDPOINTS
-        destination = await _destination(outpost)
+        destination = await outpost.destination()
         assert destination.paused_until == clock.now() + timedelta(seconds=BACKOFF_FIRST_S)
         assert (destination.ramp, destination.failures_in_row) == (1, ENDPOINTS)
         assert await attempts_after(BACKOFF_FIRST_S - 0.1) == ENDPOINTS
         # One probe, whichever endpoint's; each that fails doubles the pause.
         pauses: list[float] = []
         probes = 0
-        while (await _destination(outpost)).paused_until is not None and len(pauses) < 8:
-            paused_until = (await _destination(outpost)).paused_until
+        while (await outpost.destination()).paused_until is not None and len(pauses) < 8:
+            paused_until = (await outpost.destination()).paused_until
             probes += 1
             assert await attempts_after((paused_until - clock.now()).total_seconds()) == ENDPOINTS + probes
-            pauses.append(((await _destination(outpost)).paused_until - clock.now()).total_seconds())
+            pauses.append(((await outpost.destination()).paused_until - clock.now()).total_seconds())
         assert pauses == [10, 20, 40, 80, 160, *[BACKOFF_LONGEST_S] * 3]
         # To be held back costs no attempt: each made one, and one of them each probe.
         rows = await outpost.deliveries()
@@ -101,7 +95,7 @@ async def test_a_destination_that_cannot_be_reached_is_left_alone_by_all_its_end
     assert {row.state for row in await outpost.deliveries()} == {DeliveryState.DELIVERED}
     assert len(answered) == ENDPOINTS + 1
     assert beside[0] == 1
-    destination = await _destination(outpost)
+    destination = await outpost.destination()
     assert (destination.failures_in_row, destination.backoff_failures, destination.ramp) == (0, 0, None)
 
 
@@ -113,7 +107,7 @@ async def test_one_paths_errors_do_not_stop_its_neighbours(outpost: Outpost, rec
     async with outpost.dispatcher() as dispatcher:
         await outpost.publish("bad", "bad")
         await dispatcher.until_idle()
-        destination = await _destination(outpost)
+        destination = await outpost.destination()
         assert (destination.failures_in_row, destination.paused_until) == (0, None)
         await outpost.publish("fine")
         await dispatcher.until_idle()
@@ -131,9 +125,9 @@ async def test_every_way_not_to_connect_counts(outpost: Outpost, clock: FakeCloc
         claimed = (await store.claim(BACKOFF_AFTER)).deliveries
         ends = [finished(one, Outcome.RETRY, at=clock.now(), error=error) for one in claimed]
         await store.record(ends[:-1])
-        assert (await _destination(outpost)).paused_until is None
+        assert (await outpost.destination()).paused_until is None
         await store.record(ends[-1:])
-        assert (await _destination(outpost)).paused_until == clock.now() + timedelta(seconds=BACKOFF_FIRST_S)
+        assert (await outpost.destination()).paused_until == clock.now() + timedelta(seconds=BACKOFF_FIRST_S)
         assert (await store.claim(100)).deliveries in ([], ())
         clock.advance(BACKOFF_FIRST_S)
         assert len((await store.claim(100)).deliveries) == 1
@@ -151,7 +145,7 @@ async def test_what_fails_once_connected_or_before_is_no_destinations_fault(
         await store.fan_out(100)
         claimed = (await store.claim(100)).deliveries
         await store.record([finished(one, Outcome.RETRY, at=clock.now(), error=error) for one in claimed])
-    destination = await _destination(outpost)
+    destination = await outpost.destination()
     assert (destination.failures_in_row, destination.paused_until) == (0, None)
 
 
@@ -187,7 +181,7 @@ async def test_a_probe_that_connects_lets_the_neighbours_go_whatever_came_of_it(
             turns.append(await go_on(store, 100, error))
     # One by one it would have its turn when all that hangs has had its time.
     assert len(turns) <= 4
-    destination = await _destination(outpost)
+    destination = await outpost.destination()
     assert (destination.failures_in_row, destination.verified_at) == (0, None)
 
 
@@ -216,7 +210,7 @@ async def test_an_answer_in_between_begins_the_count_anew(
         ends += await end(BACKOFF_AFTER - 1, Outcome.RETRY, refused)
         if in_one_batch:
             await store.record(ends)
-    destination = await _destination(outpost)
+    destination = await outpost.destination()
     assert (destination.failures_in_row, destination.paused_until) == (BACKOFF_AFTER - 1, None)
 
 
@@ -231,7 +225,7 @@ async def test_one_delivery_that_cannot_connect_is_not_enough(outpost: Outpost, 
             await store.record([refused])
             clock.advance(5)
             await store.make_due(10)
-    destination = await _destination(outpost)
+    destination = await outpost.destination()
     assert (destination.failures_in_row, destination.paused_until) == (2 * BACKOFF_AFTER, None)
 
 
@@ -247,169 +241,3 @@ async def test_another_destination_goes_on_beside_a_paused_one(
             await dispatcher.until_idle()
     assert len(receiver.received("/up")) == 3
     assert await outpost.count("attempts") == ENDPOINTS + 3
-
-
-class _Crowd:
-    """Answers with a status, and knows how many were there at once."""
-
-    def __init__(self, status: int) -> None:
-        self.status = status
-        self.here = self.most = 0
-
-    async def __call__(self, _: Received) -> web.Response:
-        self.here += 1
-        self.most = max(self.most, self.here)
-        for _turn in range(50):
-            await asyncio.sleep(0)
-        self.here -= 1
-        return web.Response(status=self.status)
-
-
-async def _callbacks(outpost: Outpost, receiver: Receiver, crowd: _Crowd, count: int, **fields: Any) -> None:
-    receiver.answers("/callback", crowd)
-    for n in range(count):
-        await outpost.endpoint(receiver.url("/callback"), job_id=f"job_{n}", **{"retry_schedule": (), **fields})
-
-
-async def _publish_to(outpost: Outpost, count: int) -> None:
-    for n in range(count):
-        await outpost.publish("job.started", job_id=f"job_{n}")
-
-
-async def test_a_host_that_answers_no_2xx_is_not_flooded_by_callbacks(
-    outpost: Outpost, receiver: Receiver, clock: FakeClock
-) -> None:
-    crowd = _Crowd(404)
-    await _callbacks(outpost, receiver, crowd, 34)
-    async with outpost.dispatcher() as dispatcher:
-        await _publish_to(outpost, 34)
-        for requests in (10, 20, 30, 34, 34):
-            await dispatcher.until_idle()
-            assert len(receiver.received("/callback")) == requests
-            clock.advance(1)
-    assert crowd.most <= 5
-    assert (await _destination(outpost)).verified_at is None
-    assert {row.attempts for row in await outpost.deliveries()} == {1}
-
-
-async def test_the_limits_of_the_unverified_are_settings(
-    outpost: Outpost, receiver: Receiver, clock: FakeClock
-) -> None:
-    crowd = _Crowd(404)
-    await _callbacks(outpost, receiver, crowd, 12)
-    async with outpost.dispatcher(max_in_flight_per_unverified_destination=2, unverified_rate=3.0) as dispatcher:
-        await _publish_to(outpost, 12)
-        for requests in (3, 6, 9, 12):
-            await dispatcher.until_idle()
-            assert len(receiver.received("/callback")) == requests
-            clock.advance(1)
-    assert crowd.most <= 2
-
-
-async def test_endpoints_that_were_registered_are_not_held_by_the_limits_of_callbacks(
-    outpost: Outpost, receiver: Receiver
-) -> None:
-    together = asyncio.Event()
-
-    async def all_at_once(_: Received) -> web.Response:
-        if len(receiver.received("/registered")) == 20:
-            together.set()
-        async with asyncio.timeout(20):
-            await together.wait()
-        return web.Response(status=404)
-
-    crowd = _Crowd(404)
-    receiver.answers("/registered", all_at_once)
-    await _callbacks(outpost, receiver, crowd, 20)
-    await outpost.endpoint(receiver.url("/registered"), retry_schedule=())
-    async with outpost.dispatcher() as dispatcher:
-        await _publish_to(outpost, 20)
-        await dispatcher.until_idle()
-    assert together.is_set()
-    assert {row.last_status for row in await outpost.deliveries() if row.attempts} == {404}
-    assert (len(receiver.received("/registered")), len(receiver.received("/callback"))) == (20, 10)
-    assert crowd.most <= 5
-
-
-async def test_as_many_callbacks_are_in_flight_as_the_limit_says_and_each_that_ends_makes_room(
-    outpost: Outpost, clock: FakeClock
-) -> None:
-    for n in range(20):
-        await outpost.endpoint(job_id=f"job_{n}")
-    await _publish_to(outpost, 20)
-    async with outpost.store() as store:
-        while (await store.fan_out(100)).events:
-            pass
-        first = (await store.claim(100)).deliveries
-        assert len(first) == 5
-        await store.record([finished(one, Outcome.DEAD, at=clock.now(), status=404) for one in first[:2]])
-        assert [len((await store.claim(100)).deliveries) for _ in range(2)] == [2, 0]
-        await store.record([finished(one, Outcome.DEAD, at=clock.now(), status=404) for one in first[2:]])
-        second = (await store.claim(100)).deliveries
-        # Ten in a second: two and five and these three.
-        assert len(second) == 3
-        await store.record([finished(one, Outcome.DEAD, at=clock.now(), status=404) for one in second])
-        assert not (await store.claim(100)).deliveries
-        clock.advance(0.1)
-        assert len((await store.claim(100)).deliveries) == 1
-
-
-async def test_the_first_2xx_verifies_a_destination_for_good(
-    outpost: Outpost, receiver: Receiver, clock: FakeClock
-) -> None:
-    crowd = _Crowd(200)
-    await _callbacks(outpost, receiver, crowd, 40)
-    async with outpost.dispatcher() as dispatcher:
-        await _publish_to(outpost, 40)
-        await dispatcher.until_idle()
-        assert len(receiver.received("/callback")) == 40
-        verified_at = (await _destination(outpost)).verified_at
-        assert verified_at == clock.now()
-        clock.advance(3600)
-        crowd.status = 404
-        await _publish_to(outpost, 40)
-        await dispatcher.until_idle()
-    assert len(receiver.received("/callback")) == 80
-    assert (await _destination(outpost)).verified_at == verified_at
-
-
-async def test_a_registered_endpoints_2xx_verifies_its_neighbours(outpost: Outpost, receiver: Receiver) -> None:
-    await _callbacks(outpost, receiver, _Crowd(404), 20)
-    await outpost.endpoint(receiver.url("/registered"), event_types=("hello",))
-    async with outpost.dispatcher() as dispatcher:
-        await outpost.publish("hello")
-        await dispatcher.until_idle()
-        await _publish_to(outpost, 20)
-        await dispatcher.until_idle()
-    assert len(receiver.received("/callback")) == 20
-
-
-async def test_what_is_verified_and_well_is_not_watched_and_its_row_not_written(
-    outpost: Outpost, clock: FakeClock
-) -> None:
-    await outpost.endpoint(ordered=False)
-    await outpost.publish("a", "b", "c")
-    async with outpost.store() as store:
-        await store.fan_out(10)
-        (first,) = (await store.claim(1)).deliveries
-        assert first.watched
-        await store.record([finished(first, at=clock.now())])
-        before = await _destination(outpost)
-        clock.advance(120)
-        for _ in range(2):
-            (later,) = (await store.claim(1)).deliveries
-            assert not later.watched
-            await store.record([finished(later, at=clock.now())])
-    assert await _destination(outpost) == before
-
-
-async def test_the_limits_hold_over_several_dispatchers(postgres_outpost: Outpost) -> None:
-    outpost = postgres_outpost
-    for n in range(20):
-        await outpost.endpoint(job_id=f"job_{n}")
-    await _publish_to(outpost, 20)
-    async with outpost.store() as one, outpost.store(name="two") as two:
-        while (await one.fan_out(100)).events:
-            pass
-        taken = [len((await store.claim(3)).deliveries) for store in (one, two, one, two)]
-    assert taken == [3, 2, 0, 0]

@@ -321,7 +321,7 @@ async def test_what_a_process_knows_of_a_failed_attempt_is_recorded_though_its_l
         # The database does not take it just now, and so the lease ends.
         recorder.put(Ended(finished(claimed, Outcome.RETRY, at=clock.now(), status=503, delay_s=30.0), None))
         clock.advance(11)
-        await duties.reclaim()
+        await duties.reclaiming.reclaim()
         recorder.close()
         await recorder.run()
     row = await outpost.delivery()
@@ -356,7 +356,7 @@ async def test_what_a_process_claims_while_it_looks_for_orphans_is_none_of_them(
     await outpost.publish()
     async with outpost.store(lease_s=10.0) as store:
         await store.fan_out(1)
-        await _duties(outpost, SlowStore(store), lambda: set(held)).reclaim()  # type: ignore[arg-type]
+        await _duties(outpost, SlowStore(store), lambda: set(held)).reclaiming.reclaim()  # type: ignore[arg-type]
     assert (await outpost.delivery()).state == DeliveryState.SENDING
     assert not await outpost.attempts()
 
@@ -384,10 +384,10 @@ async def test_what_waits_is_counted_seldom_where_that_takes_long(
     monkeypatch.setattr(gauges, "measure", slowly)
     async with outpost.dispatcher() as dispatcher:
         duties = dispatcher._running.duties  # type: ignore[union-attr]
-        await duties.measure()
+        await duties.measuring.measure()
         counts.clear()
         for _ in range(100):
             clock.advance(15)
-            await duties.measure()
+            await duties.measuring.measure()
     # For 1 % of the time at the most.
     assert 6 <= len(counts) <= 9

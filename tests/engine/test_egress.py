@@ -114,7 +114,7 @@ async def test_what_the_proxy_alone_keeps_back_costs_no_retry_and_speaks_against
                 waited.append((row.due_at - clock.now()).total_seconds())
                 clock.advance(waited[-1])
             assert waited == [5, 10, 20, 40, 80, 160, 300, 300, 300]
-            known, (destination,) = await outpost.endpoint_now(endpoint), await outpost.rows("destinations")
+            known, destination = await outpost.endpoint_now(endpoint), await outpost.destination()
             assert (known.failures_in_row, known.backoff_failures, destination.failures_in_row) == (0, 0, 0)
             proxy.answer = GRANTED
             await dispatcher.until_idle()
@@ -137,7 +137,7 @@ async def test_what_may_be_the_receivers_fault_ends_by_the_schedule_and_still_sp
                 clock.advance(timedelta(minutes=5).total_seconds())
     assert failures == [0, 0, 0, 0, 1, 1, 1, 1, 1, 2]
     assert (await outpost.delivery()).reason == Reason.EXHAUSTED
-    known, (destination,) = await outpost.endpoint_now(endpoint), await outpost.rows("destinations")
+    known, destination = await outpost.endpoint_now(endpoint), await outpost.destination()
     assert (known.failures_in_row, destination.failures_in_row) == (0, 0)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select, text
 
-from dispatcher.engine import duties
+from dispatcher.engine import expiry
 from dispatcher.engine.fanning import CALLBACKS_LINGER_S, Fanning
 from dispatcher.engine.pulse import Pulse
 from dispatcher.ids import Kind, public_id
@@ -275,8 +275,8 @@ async def test_callbacks_are_looked_at_in_turn_a_few_at_a_time(
     sqlite_outpost: Outpost, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     outpost = sqlite_outpost
-    monkeypatch.setattr(duties, "BATCH", 2)
-    monkeypatch.setattr(duties, "STEPS", 1)
+    monkeypatch.setattr(expiry, "BATCH", 2)
+    monkeypatch.setattr(expiry, "STEPS", 1)
     for n in range(5):
         await outpost.endpoint(job_id=f"job_{n}", event_types=("nothing",))
         await _settled(outpost, f"job_{n}")

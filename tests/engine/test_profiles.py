@@ -1,7 +1,5 @@
 """Profiles of other standards over the wire: content types, headers, the same bytes whatever the settings become."""
 
-from datetime import UTC, datetime
-
 import pytest
 from a2a.types import StreamResponse, TaskState
 from cloudevents.core.bindings.http import HTTPMessage, from_http_event
@@ -19,7 +17,7 @@ TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
 @pytest.fixture
 def clock() -> FakeClock:
-    return FakeClock(datetime.now(UTC).replace(microsecond=0))
+    return FakeClock.of_today()
 
 
 async def _publish(outpost: Outpost) -> None:

@@ -15,14 +15,14 @@ from unittest.mock import patch
 
 from msgspec.structs import replace
 
-from dispatcher.engine import attempt, claiming, duties, recorder
+from dispatcher.engine import attempt, claiming, reclaiming, recorder
 from dispatcher.engine.attempt import Attempts, Ended
 from dispatcher.engine.claiming import Claiming
 from dispatcher.engine.dispatcher import Running
-from dispatcher.engine.duties import Duties
 from dispatcher.engine.fanning import Fanning
 from dispatcher.engine.lease import Lease
 from dispatcher.engine.patience import patiently
+from dispatcher.engine.reclaiming import Reclaiming
 from dispatcher.engine.recorder import Recorder
 from dispatcher.errors import StoreUnavailable
 from dispatcher.rules import verdict
@@ -116,7 +116,7 @@ def _counted_twice() -> Iterator[None]:
         finished = _conclude(*given)
         return replace(finished, failures=finished.failures + (finished.outcome is Outcome.RETRY))
 
-    with patch.object(attempt, "conclude", conclude), patch.object(duties, "conclude", conclude):
+    with patch.object(attempt, "conclude", conclude), patch.object(reclaiming, "conclude", conclude):
         yield
 
 
@@ -254,8 +254,8 @@ MUTANTS["a process reclaims what failed and is not on record"] = lambda: patch.o
 )
 
 
-@_named("a process asks too early what it holds", Duties, "reclaim", breaks="a known outcome is recorded")
-async def _reclaim_early(self: Duties, **given: Any) -> None:
+@_named("a process asks too early what it holds", Reclaiming, "reclaim", breaks="a known outcome is recorded")
+async def _reclaim_early(self: Reclaiming, **given: Any) -> None:
     asked, held = self._held, self._held()
     self._held = lambda: held
     try:
@@ -264,10 +264,10 @@ async def _reclaim_early(self: Duties, **given: Any) -> None:
         self._held = asked
 
 
-@_named("reclaimed at the start only", Duties, "reclaim", breaks="a crash heals")
-async def _reclaim_once(self: Duties, **given: Any) -> None:
-    if self._retention_cursor == 0:
-        self._retention_cursor = -1
+@_named("reclaimed at the start only", Reclaiming, "reclaim", breaks="a crash heals")
+async def _reclaim_once(self: Reclaiming, **given: Any) -> None:
+    if "reclaimed" not in vars(self):
+        vars(self)["reclaimed"] = True
         await _reclaim(self, **given)
 
 
@@ -360,6 +360,6 @@ def _release_begun(self: Model, *given: Any) -> list[Delivery]:
 
 _stop, _finish, _once = Claiming.stop, Claiming.finish, Claiming.once
 _make, _conclude, _outcome = Attempts.make, attempt.conclude, verdict._outcome
-_run_fanning, _close, _reclaim = Fanning.run, Recorder.close, Duties.reclaim
+_run_fanning, _close, _reclaim = Fanning.run, Recorder.close, Reclaiming.reclaim
 _claim_of_store = ModelStore.claim
 _claim, _fan_out, _release = Model.claim, Model.fan_out, Model.release

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from dispatcher.engine.dispatcher import Running
 from dispatcher.engine.duties import Duties
+from dispatcher.engine.expiry import Expiry
 from dispatcher.errors import StoreUnavailable
 from dispatcher.rules.new_events import NewEvent
 from dispatcher.settings import Settings, load
@@ -210,6 +211,7 @@ class SimulatedDuties(Duties):
     def __init__(self, process: Process, *given: Any) -> None:
         super().__init__(*given)
         self._process = process
+        self.expiry = SimulatedExpiry(process)
 
     async def start(self) -> None:
         self._scheduler = _Ticks(self._process.loop, self._on_tick)
@@ -224,6 +226,13 @@ class SimulatedDuties(Duties):
             self._process.model.cancel_waiting(Reason.GONE)
         except StoreUnavailable:
             return
+
+
+class SimulatedExpiry(Expiry):
+    """As much of it as a record asks for: an endpoint is disabled in the model."""
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
 
     async def disable(self, endpoint_row: int, reason: Reason) -> None:
         process = self._process

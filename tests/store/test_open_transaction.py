@@ -14,6 +14,7 @@ from dispatcher.store.postgres import fan_out, marks
 from dispatcher.store.postgres.connection import Role
 from tests.clock import FakeClock
 from tests.outpost import Outpost, finished
+from tests.store.steps import claim
 
 DEAD = 5_000
 
@@ -81,16 +82,12 @@ async def test_what_is_dead_is_read_by_looks_in_full_only(
     assert all(read < 100 for read in reads[-1].values()), reads
 
 
-async def _claim(store: HotStore) -> Sequence[Claimed]:
-    return (await store.claim(100)).deliveries
-
-
 async def _all_claimed(outpost: Outpost, store: HotStore, **fields: object) -> Sequence[Claimed]:
     """Four events, all of them claimed, and then one more, so that the mark is behind the four."""
     await outpost.endpoint(**fields)  # type: ignore[arg-type]
     await outpost.publish("a", "b", "c", "d")
     await store.fan_out(100)
-    claimed = await _claim(store)
+    claimed = await claim(store)
     assert len(claimed) == 4
     await _mark_behind(outpost, store)
     return claimed
@@ -100,21 +97,21 @@ async def _mark_behind(outpost: Outpost, store: HotStore) -> None:
     """The next look begins behind all that there is."""
     await outpost.publish("later")
     await store.fan_out(100)
-    assert [one.event_type for one in await _claim(store)] == ["later"]
+    assert [one.event_type for one in await claim(store)] == ["later"]
 
 
 @pytest.mark.usefixtures("marked_looks")
 async def test_what_this_process_gives_back_is_claimed_at_once(outpost: Outpost, store: HotStore) -> None:
     first, *_ = await _all_claimed(outpost, store)
     await store.release([first])
-    assert [one.delivery_row for one in await _claim(store)] == [first.delivery_row]
+    assert [one.delivery_row for one in await claim(store)] == [first.delivery_row]
 
 
 @pytest.mark.usefixtures("marked_looks")
 async def test_what_was_interrupted_is_claimed_at_once(outpost: Outpost, store: HotStore, clock: FakeClock) -> None:
     _, second, *_ = await _all_claimed(outpost, store)
     await store.record([finished(second, Outcome.INTERRUPTED, at=clock.now())])
-    assert [one.delivery_row for one in await _claim(store)] == [second.delivery_row]
+    assert [one.delivery_row for one in await claim(store)] == [second.delivery_row]
 
 
 @pytest.mark.usefixtures("marked_looks")
@@ -122,10 +119,10 @@ async def test_a_retry_is_claimed_when_it_was_made_due(outpost: Outpost, store: 
     first, second, *_ = await _all_claimed(outpost, store)
     await store.make_due(100)
     await store.record([finished(one, Outcome.RETRY, at=clock.now(), delay_s=5.0) for one in (first, second)])
-    assert not await _claim(store)
+    assert not await claim(store)
     clock.advance(5)
     assert (await store.make_due(100))[0] == 2
-    assert [one.delivery_row for one in await _claim(store)] == [first.delivery_row, second.delivery_row]
+    assert [one.delivery_row for one in await claim(store)] == [first.delivery_row, second.delivery_row]
 
 
 @pytest.mark.usefixtures("marked_looks")
@@ -138,12 +135,12 @@ async def test_a_lane_goes_on_below_what_others_have_come_to(
         await outpost.publish("a", "b", job_id=job)
     await outpost.publish("last", job_id="three")
     await store.fan_out(100)
-    heads = await _claim(store)
+    heads = await claim(store)
     assert [one.event_type for one in heads] == ["a", "a", "last"]
     await _mark_behind(outpost, store)
     for head in heads[:2]:
         await store.record([finished(head, outcome, at=clock.now())])
-    assert [(one.job_id, one.event_type) for one in await _claim(store)] == [("one", "b"), ("two", "b")]
+    assert [(one.job_id, one.event_type) for one in await claim(store)] == [("one", "b"), ("two", "b")]
 
 
 @pytest.mark.usefixtures("marked_looks")
@@ -154,12 +151,12 @@ async def test_a_lane_that_passes_its_head_goes_on_below_the_mark(
     await outpost.publish("a", "b", job_id="one")
     await outpost.publish("last", job_id="two")
     await store.fan_out(100)
-    head, _ = await _claim(store)
+    head, _ = await claim(store)
     await _mark_behind(outpost, store)
     await store.record([finished(head, Outcome.RETRY, at=clock.now(), delay_s=3600.0, hold_s=10.0)])
     clock.advance(10)
     assert await store.pass_lanes(10) == 1
-    assert [one.event_type for one in await _claim(store)] == ["b"]
+    assert [one.event_type for one in await claim(store)] == ["b"]
 
 
 async def test_what_others_put_back_waits_for_the_next_look_in_full(
@@ -174,9 +171,9 @@ async def test_what_others_put_back_waits_for_the_next_look_in_full(
         # As another process gives it back: no redelivery.
         async with outpost.database.begin() as connection:
             await connection.execute(text("UPDATE deliveries SET fresh = true WHERE state = 'pending'"))
-        assert not await _claim(store)
+        assert not await claim(store)
         monkeypatch.setattr(marks, "monotonic", lambda: float("inf"))
-        assert [one.delivery_row for one in await _claim(store)] == [first.row_id]
+        assert [one.delivery_row for one in await claim(store)] == [first.row_id]
 
 
 async def test_an_event_that_was_committed_long_after_later_ones_waits_for_the_next_look_in_full(

@@ -14,10 +14,7 @@ from dispatcher.store.hot import Claimed, HotStore
 from dispatcher.store.tally import BREATH_S, FAILING_AFTER, SUCCESSES_FOR_ONE
 from tests.clock import FakeClock
 from tests.outpost import Outpost, Registered, finished
-
-
-async def _claim(store: HotStore, limit: int = 1000) -> Sequence[Claimed]:
-    return (await store.claim(limit)).deliveries
+from tests.store.steps import claim
 
 
 async def test_a_claim_that_takes_less_than_one_each_goes_on_with_those_it_left_out(
@@ -27,7 +24,7 @@ async def test_a_claim_that_takes_less_than_one_each_goes_on_with_those_it_left_
         await outpost.endpoint()
     await outpost.publish("a", "b", "c")
     await store.fan_out(10)
-    taken = Counter([one.endpoint_row for _ in range(4) for one in await _claim(store, 5)])
+    taken = Counter([one.endpoint_row for _ in range(4) for one in await claim(store, 5)])
     assert list(taken.values()) == [1] * 20
 
 
@@ -41,7 +38,7 @@ async def test_tenants_take_turns_at_the_claim_however_many_endpoints_one_has(
     await outpost.publish("a", "b", tenant="one")
     await store.fan_out(100)
     for _ in range(2):
-        assert [one.endpoint_row == single.row for one in await _claim(store, 2)].count(True) == 1
+        assert [one.endpoint_row == single.row for one in await claim(store, 2)].count(True) == 1
 
 
 async def test_the_last_slots_of_a_process_are_kept_for_endpoints_and_tenants_that_hold_few(outpost: Outpost) -> None:
@@ -49,17 +46,17 @@ async def test_the_last_slots_of_a_process_are_kept_for_endpoints_and_tenants_th
         await outpost.endpoint(event_types=("greedy",), max_in_flight=100)
         await outpost.publish(*["greedy"] * 30)
         await store.fan_out(100)
-        assert len(await _claim(store)) == 18
+        assert len(await claim(store)) == 18
         # Another endpoint has one of the two, no more; and the tenant does not get the last.
         for event_type, count in (("second", 1), ("third", 0)):
             await outpost.endpoint(event_types=(event_type,))
             await outpost.publish(*[event_type] * 3)
             await store.fan_out(100)
-            assert len(await _claim(store)) == count
+            assert len(await claim(store)) == count
         other = await outpost.endpoint(tenant="other")
         await outpost.publish("a", tenant="other")
         await store.fan_out(100)
-        assert [one.endpoint_row for one in await _claim(store)] == [other.row]
+        assert [one.endpoint_row for one in await claim(store)] == [other.row]
 
 
 async def test_the_slots_are_each_processs_own(postgres_outpost: Outpost) -> None:
@@ -68,14 +65,14 @@ async def test_the_slots_are_each_processs_own(postgres_outpost: Outpost) -> Non
     await outpost.publish(*["a"] * 60)
     async with outpost.store(max_in_flight=20) as one, outpost.store(max_in_flight=20) as other:
         await one.fan_out(100)
-        assert [len(await _claim(store)) for store in (one, other, one)] == [18, 18, 0]
+        assert [len(await claim(store)) for store in (one, other, one)] == [18, 18, 0]
 
 
 async def _failed(outpost: Outpost, store: HotStore, clock: FakeClock, count: int) -> set[int]:
     """Deliveries that have failed once and may go again."""
     await outpost.publish(*["old"] * count)
     await store.fan_out(1000)
-    claimed = await _claim(store)
+    claimed = await claim(store)
     await store.record([finished(one, Outcome.RETRY, at=clock.now(), delay_s=None) for one in claimed])
     assert len(claimed) == count
     return {one.delivery_row for one in claimed}
@@ -88,7 +85,7 @@ async def test_fresh_deliveries_go_before_retries_which_keep_a_share(
     old = await _failed(outpost, store, clock, 10)
     await outpost.publish(*["new"] * 10)
     await store.fan_out(100)
-    retries = [[one.delivery_row in old for one in await _claim(store, 10)].count(True) for _ in range(2)]
+    retries = [[one.delivery_row in old for one in await claim(store, 10)].count(True) for _ in range(2)]
     assert retries == [2, 8]
 
 
@@ -99,7 +96,7 @@ async def test_retries_keep_their_share_where_one_at_a_time_goes(
     old = await _failed(outpost, store, clock, 25)
     await outpost.publish(*["new"] * 25)
     await store.fan_out(100)
-    went = [one.delivery_row in old for _ in range(25) for one in await _claim(store, 1)]
+    went = [one.delivery_row in old for _ in range(25) for one in await claim(store, 1)]
     assert 4 <= went.count(True) <= 6
 
 
@@ -107,11 +104,11 @@ async def test_what_was_interrupted_is_as_fresh_as_before(outpost: Outpost, stor
     await outpost.endpoint()
     await outpost.publish("a")
     await store.fan_out(100)
-    (interrupted,) = await _claim(store)
+    (interrupted,) = await claim(store)
     await store.record([finished(interrupted, Outcome.INTERRUPTED, at=clock.now())])
     await outpost.publish(*["b"] * 4)
     await store.fan_out(100)
-    (first,) = await _claim(store, 1)
+    (first,) = await claim(store, 1)
     assert first.delivery_row == interrupted.delivery_row
 
 
@@ -123,14 +120,14 @@ async def test_redeliveries_go_beside_live_events_without_delaying_them(
     endpoint = await outpost.endpoint()
     await outpost.publish(*["delivered"] * 5)
     await store.fan_out(100)
-    await store.record([finished(one, at=clock.now()) for one in await _claim(store)])
+    await store.record([finished(one, at=clock.now()) for one in await claim(store)])
     # Those that were delivered, and those from before the endpoint was registered, which get a new row.
     events = [row.row_id for row in await outpost.rows("events")]
     results = await outpost.put_back(*(SimpleNamespace(event_row=row, endpoint_row=endpoint.row) for row in events))
     assert {result.outcome for result in results} == {"put_back"}
     await outpost.publish(*["live"] * 10)
     await store.fan_out(100)
-    types = [Counter(one.event_type == "live" for one in await _claim(store, 10)) for _ in range(2)]
+    types = [Counter(one.event_type == "live" for one in await claim(store, 10)) for _ in range(2)]
     assert types == [{True: 8, False: 2}, {True: 2, False: 8}]
 
 
@@ -158,12 +155,12 @@ async def test_an_endpoint_that_says_too_much_is_sent_as_much_as_it_took(
 ) -> None:
     endpoint = await outpost.endpoint()
     await _backlog(outpost, store, 200)
-    claimed = await _claim(store)
+    claimed = await claim(store)
     assert len(claimed) == 50
     await _overload(store, clock, claimed, well=5)
     assert await _takes(outpost, endpoint) == pytest.approx(5 + 5 / SUCCESSES_FOR_ONE)
     for count in (5, 5, 5, 5, 6):
-        claimed = await _claim(store)
+        claimed = await claim(store)
         assert len(claimed) == count
         await store.record([finished(one, at=clock.now()) for one in claimed])
     assert not (await outpost.endpoint_now(endpoint)).failures_in_row
@@ -174,15 +171,15 @@ async def test_what_is_taken_again_in_full_is_not_watched_any_more(
 ) -> None:
     endpoint = await outpost.endpoint(max_in_flight=3)
     await _backlog(outpost, store, 100)
-    await _overload(store, clock, await _claim(store), well=2)
+    await _overload(store, clock, await claim(store), well=2)
     assert await _takes(outpost, endpoint) == pytest.approx(2 + 2 / SUCCESSES_FOR_ONE)
     delivered = 0
     while await _takes(outpost, endpoint) is not None:
-        claimed = await _claim(store)
+        claimed = await claim(store)
         await store.record([finished(one, at=clock.now()) for one in claimed])
         delivered += len(claimed)
     assert SUCCESSES_FOR_ONE - 2 <= delivered <= SUCCESSES_FOR_ONE
-    assert len(await _claim(store)) == 3
+    assert len(await claim(store)) == 3
 
 
 async def test_where_nobody_listens_nothing_is_learnt_about_how_much_is_too_much(
@@ -192,7 +189,7 @@ async def test_where_nobody_listens_nothing_is_learnt_about_how_much_is_too_much
     await _backlog(outpost, store, 3)
     refused = [
         finished(one, Outcome.RETRY, at=clock.now(), error=AttemptError.CONNECTION_REFUSED, backs_off=True)
-        for one in await _claim(store)
+        for one in await claim(store)
     ]
     await store.record(refused)
     assert await _takes(outpost, endpoint) is None
@@ -203,16 +200,16 @@ async def test_an_endpoint_for_which_one_at_once_is_too_much_gets_a_breath(
 ) -> None:
     endpoint = await outpost.endpoint(max_in_flight=2)
     await _backlog(outpost, store, 20)
-    await _overload(store, clock, await _claim(store), well=0)
+    await _overload(store, clock, await claim(store), well=0)
     assert ((await outpost.endpoint_now(endpoint)).paused_until, await _takes(outpost, endpoint)) == (None, 1)
     for well in (1, 0):
-        claimed = await _claim(store)
+        claimed = await claim(store)
         assert len(claimed) == 1
         await _overload(store, clock, claimed, well=well)
     assert (await outpost.endpoint_now(endpoint)).paused_until == clock.now() + timedelta(seconds=BREATH_S)
-    assert not await _claim(store)
+    assert not await claim(store)
     clock.advance(BREATH_S)
-    assert len(await _claim(store)) == 1
+    assert len(await claim(store)) == 1
 
 
 async def test_nineteen_failures_are_no_reason_to_disable_however_long_ago_the_first_was(
@@ -222,7 +219,7 @@ async def test_nineteen_failures_are_no_reason_to_disable_however_long_ago_the_f
     await _backlog(outpost, store, 1)
     failing = []
     for _ in range(FAILING_AFTER):
-        (claimed,) = await _claim(store)
+        (claimed,) = await claim(store)
         clock.advance(86400)
         recorded = await store.record([finished(claimed, Outcome.RETRY, at=clock.now(), delay_s=None)])
         failing.append(list(recorded.failing))
@@ -235,12 +232,12 @@ async def test_endpoints_at_a_destination_that_is_full_do_not_take_the_turns_of_
             await outpost.endpoint()
         await outpost.publish("a", "b")
         await store.fan_out(100)
-        assert len(await _claim(store)) == 3
+        assert len(await claim(store)) == 3
         elsewhere = await outpost.endpoint("http://127.0.0.1:9000/")
         await outpost.publish("c", "d")
         await store.fan_out(100)
         for _ in range(2):
-            assert [one.endpoint_row for one in await _claim(store, 1)] == [elsewhere.row]
+            assert [one.endpoint_row for one in await claim(store, 1)] == [elsewhere.row]
 
 
 async def test_full_endpoints_take_no_share_of_a_claim(outpost: Outpost, store: HotStore) -> None:
@@ -248,7 +245,7 @@ async def test_full_endpoints_take_no_share_of_a_claim(outpost: Outpost, store: 
         await outpost.endpoint(max_in_flight=1)
     await outpost.publish("a", "b")
     await store.fan_out(100)
-    assert len(await _claim(store)) == 30
+    assert len(await claim(store)) == 30
     free = await outpost.endpoint(event_types=("c",))
     await outpost.publish(*["c"] * 12)
     await store.fan_out(100)
@@ -267,12 +264,12 @@ async def test_slots_that_are_kept_go_to_endpoints_that_hold_few_though_others_a
             await outpost.endpoint(tenant=tenant, max_in_flight=100)
             await outpost.publish(*["slow"] * (count + 5), tenant=tenant)
             await store.fan_out(100)
-            assert len(await _claim(store, count)) == count
+            assert len(await claim(store, count)) == count
         new = await outpost.endpoint(tenant="more", event_types=("new",))
         await outpost.publish("new", tenant="more")
         await store.fan_out(100)
         for limit in (4, 1):
-            claimed = [one.endpoint_row for one in await _claim(store, limit)]
+            claimed = [one.endpoint_row for one in await claim(store, limit)]
             assert claimed == ([new.row] if limit == 4 else [])
 
 
@@ -289,7 +286,7 @@ async def test_the_callbacks_of_jobs_are_not_last_every_time(
     await store.fan_out(100)
     went = []
     for _ in range(20):
-        (one,) = await _claim(store, 1)
+        (one,) = await claim(store, 1)
         went.append(one.endpoint_row)
         await store.record([finished(one, at=clock.now())])
     assert row in went

@@ -1,111 +1,30 @@
-"""Every setting, once: environment or `.env`, with default, unit and help.
+"""Every setting, once: its name, what it may be, its default and its help."""
 
-Nothing is read at import; `load()` reads and reports everything that is wrong at once.
-"""
-
-import base64
-import binascii
-import json
-import re
-from collections.abc import Iterator
 from datetime import timedelta
-from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
-from urllib.parse import unquote
+from typing import Any, Literal, Self
 
-from pydantic import (
-    BeforeValidator,
-    Field,
-    PlainSerializer,
-    SecretStr,
-    ValidationError,
-    field_validator,
-    model_validator,
+from pydantic import Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from dispatcher.settings.values import (
+    DatabaseUrl,
+    Duration,
+    JsonObject,
+    Networks,
+    Ports,
+    PositiveDuration,
+    Schedule,
+    SecretKeys,
+    Size,
+    Texts,
+    TranslationPrefixes,
+    parse_keys,
+    read_schedule,
 )
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
-
-from dispatcher.errors import InvalidSettings
-from dispatcher.redaction import keep_out
 from dispatcher.states import EventKind
-from dispatcher.units import (
-    format_duration,
-    format_ports,
-    format_size,
-    parse_duration_s,
-    parse_ports,
-    parse_size,
-)
-
-
-def _duration(value: object) -> timedelta:
-    if isinstance(value, timedelta):
-        return value
-    if isinstance(value, str | int | float):
-        return timedelta(seconds=parse_duration_s(value))
-    raise ValueError("write a duration like 200ms, 5s, 5m, 2h or 30d")
-
-
-def _schedule(value: object) -> tuple[float, ...]:
-    if isinstance(value, str):
-        parts = [part for part in value.split(",") if part.strip()]
-    elif isinstance(value, list | tuple):
-        parts = list(value)
-    else:
-        raise ValueError("write delays separated by commas, like 5s,5m,30m")
-    if len(parts) > 50:
-        raise ValueError("at most 50 retries")
-    return tuple(parse_duration_s(part) for part in parts)
-
-
-def _comma_separated(value: object) -> object:
-    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
-
-
-def _json_object(value: object) -> object:
-    if not isinstance(value, str):
-        return value
-    try:
-        parsed = json.loads(value)
-    except ValueError as error:
-        raise ValueError(f"is no JSON: {error}") from error
-    if not isinstance(parsed, dict):
-        raise ValueError('is no JSON object; write it like {"profile": "flat"}')
-    return parsed
-
-
-Duration = Annotated[
-    timedelta, BeforeValidator(_duration), PlainSerializer(lambda value: format_duration(value.total_seconds()))
-]
-Size = Annotated[
-    int,
-    BeforeValidator(lambda value: parse_size(value) if isinstance(value, str) else value),
-    PlainSerializer(format_size),
-]
-Schedule = Annotated[
-    tuple[float, ...],
-    NoDecode,
-    BeforeValidator(_schedule),
-    PlainSerializer(lambda value: ",".join(format_duration(delay) for delay in value)),
-]
-Networks = Annotated[
-    tuple[IPv4Network | IPv6Network, ...],
-    NoDecode,
-    BeforeValidator(_comma_separated),
-    PlainSerializer(lambda value: ",".join(str(network) for network in value)),
-]
-Ports = Annotated[
-    tuple[tuple[int, int], ...],
-    NoDecode,
-    BeforeValidator(lambda value: parse_ports(value) if isinstance(value, str) else value),
-    PlainSerializer(format_ports),
-]
-Texts = Annotated[
-    tuple[str, ...], NoDecode, BeforeValidator(_comma_separated), PlainSerializer(lambda value: ",".join(value))
-]
 
 _URI_REFERENCE = r"^(?:[A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=-]|%[0-9A-Fa-f]{2})+$"
-_PASSWORD = re.compile(r"[^/]*://[^/@:]*:(?P<password>[^@]*)@")
 _NAME = r"^[A-Za-z_][A-Za-z0-9_]{0,39}$"
 
 
@@ -123,7 +42,7 @@ class Settings(BaseSettings):
         populate_by_name=True,
     )
 
-    database_url: str = Field(
+    database_url: DatabaseUrl = Field(
         "sqlite+aiosqlite:///dispatcher.db",
         repr=False,
         description="The database that holds the outbox: `sqlite:///file.db`, or `postgresql://user@host/name`"
@@ -141,7 +60,7 @@ class Settings(BaseSettings):
     admin_key: SecretStr | None = Field(
         None, description="The API key that sees every tenant; unset: `serve` makes one and prints it."
     )
-    secret_key: SecretStr | None = Field(
+    secret_key: SecretKeys | None = Field(
         None,
         description="Base64 32-byte keys, comma-separated, that encrypt secrets at rest; the first encrypts, all"
         " decrypt. Unset with SQLite: a key file beside the database. PostgreSQL requires it.",
@@ -169,7 +88,7 @@ class Settings(BaseSettings):
     deny_networks: Networks = Field(
         (), description="CIDRs that nothing is ever sent to, whatever else allows them, like your own public networks."
     )
-    nat64_prefixes: Networks = Field(
+    nat64_prefixes: TranslationPrefixes = Field(
         (),
         description="Prefixes by which this network translates IPv6 to IPv4, of 32, 40, 48, 56, 64 or 96 bits, beside"
         " `64:ff9b::/96`: an address in them is judged as the IPv4 address that it stands for.",
@@ -210,12 +129,12 @@ class Settings(BaseSettings):
         description="The `source` of CloudEvents: a URI reference that names your system, like `https://api.example.com`.",
     )
     retry_schedule: Schedule = Field(
-        _schedule("5s,5m,30m,2h,5h,10h,14h,20h,24h"), description="Delays before the 2nd, 3rd, … attempt."
+        read_schedule("5s,5m,30m,2h,5h,10h,14h,20h,24h"), description="Delays before the 2nd, 3rd, … attempt."
     )
     retry_jitter: float = Field(0.2, ge=0, lt=1, description="Share by which each delay varies at random, both ways.")
     retry_after_max: Duration = Field(timedelta(hours=24), description="The longest Retry-After that is obeyed.")
-    timeout: Duration = Field(timedelta(seconds=20), description="Time for a whole attempt.")
-    connect_timeout: Duration = Field(timedelta(seconds=5), description="Time for its TCP and TLS connection.")
+    timeout: PositiveDuration = Field(timedelta(seconds=20), description="Time for a whole attempt.")
+    connect_timeout: PositiveDuration = Field(timedelta(seconds=5), description="Time for its TCP and TLS connection.")
     client: Literal["aiohttp", "lean"] = Field(
         "aiohttp",
         description="The HTTP client that delivers: `lean` takes less CPU, and has the same limits and protections.",
@@ -275,10 +194,10 @@ class Settings(BaseSettings):
         description="Events that a tenant publishes per second through one process of the API, unless it has a quota of"
         " its own.",
     )
-    poll_interval: Duration = Field(
+    poll_interval: PositiveDuration = Field(
         timedelta(seconds=1), description="How often to look for work when nothing wakes the dispatcher."
     )
-    lease: Duration = Field(
+    lease: PositiveDuration = Field(
         timedelta(seconds=10),
         description="How long a dispatcher's claims outlive its last heartbeat; renewed every third of it.",
     )
@@ -286,10 +205,10 @@ class Settings(BaseSettings):
     max_payload: Size = Field(256 * 1024, ge=1, description="The largest `data`, as compact UTF-8 JSON.")
     retention: Duration = Field(timedelta(days=30), description="How long settled events and deliveries are kept.")
     dead_letter_retention: Duration = Field(timedelta(days=90), description="How long dead letters are kept.")
-    endpoint_defaults: Annotated[dict[str, Any], NoDecode, BeforeValidator(_json_object)] = Field(
+    endpoint_defaults: JsonObject[Any] = Field(
         default_factory=dict, repr=False, description="JSON: endpoint fields for endpoints that do not give them."
     )
-    event_kinds: Annotated[dict[str, EventKind], NoDecode, BeforeValidator(_json_object)] = Field(
+    event_kinds: JsonObject[EventKind] = Field(
         default_factory=dict,
         description="JSON: event type, or glob like `job.*`, to `state`, `progress` or `terminal`, before the built-in"
         " kinds (`job.progress` is progress; `job.completed`, `job.failed`, `job.canceled`, `job.rejected` are"
@@ -299,39 +218,6 @@ class Settings(BaseSettings):
         "auto", description="`auto`: console on a terminal, JSON elsewhere."
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least level logged.")
-
-    @field_validator("database_url")
-    @classmethod
-    def _of_a_kind_we_know(cls, value: str) -> str:
-        kind, separator, _ = value.partition("://")
-        # What has no scheme may be anything, a password too, and is not shown.
-        if not separator:
-            raise ValueError("is no URL: write sqlite:///dispatcher.db or postgresql://user@host/name")
-        if kind.partition("+")[0] not in ("sqlite", "postgresql", "postgres"):
-            raise ValueError(f"names {kind}: the outbox runs on SQLite and PostgreSQL only")
-        return value
-
-    @field_validator("lease", "poll_interval", "timeout", "connect_timeout")
-    @classmethod
-    def _positive(cls, value: timedelta) -> timedelta:
-        if value < timedelta(milliseconds=1):
-            raise ValueError("must be at least 1ms")
-        return value
-
-    @field_validator("nat64_prefixes")
-    @classmethod
-    def _translating(cls, value: tuple[IPv4Network | IPv6Network, ...]) -> tuple[IPv4Network | IPv6Network, ...]:
-        for network in value:
-            if network.version != 6 or network.prefixlen not in (32, 40, 48, 56, 64, 96):
-                raise ValueError(f"{network} is no IPv6 prefix of 32, 40, 48, 56, 64 or 96 bits")
-        return value
-
-    @field_validator("secret_key")
-    @classmethod
-    def _keys(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None:
-            parse_keys(value.get_secret_value())
-        return value
 
     @model_validator(mode="after")
     def _one_source_of_keys(self) -> Self:
@@ -353,70 +239,3 @@ class Settings(BaseSettings):
     def secret_keys(self) -> tuple[bytes, ...]:
         """The key ring's keys that are set, the encrypting one first; empty when none is."""
         return () if self.secret_key is None else parse_keys(self.secret_key.get_secret_value())
-
-
-def parse_keys(text: str) -> tuple[bytes, ...]:
-    """Base64 32-byte keys, separated by commas or white space. Raises `ValueError`, which never repeats them."""
-    keys = []
-    for part in text.replace(",", " ").split():
-        try:
-            key = base64.b64decode(part, validate=True)
-        except binascii.Error:
-            key = b""
-        if len(key) != 32:
-            raise ValueError("is not base64 of 32 bytes; make a key with: openssl rand -base64 32")
-        keys.append(key)
-    if not keys:
-        raise ValueError("holds no key; make one with: openssl rand -base64 32")
-    return tuple(keys)
-
-
-def environment_name(field: str) -> str:
-    """The environment variable of a field of `Settings`."""
-    return f"DISPATCHER_{field.rstrip('_').upper()}"
-
-
-def load(env_file: Path | None = None, **given: Any) -> Settings:
-    """The settings from arguments, the environment and `.env`, in this order of precedence.
-
-    Raises `InvalidSettings` that names every wrong setting at once.
-    """
-    if "schema" in given:
-        # Pydantic keeps the plain name for itself.
-        given["schema_"] = given.pop("schema")
-    unknown = sorted(given.keys() - Settings.model_fields.keys())
-    if unknown:
-        raise InvalidSettings(f"no such setting: {', '.join(unknown)}; `dispatcher settings` prints them all")
-    try:
-        settings = Settings(**given) if env_file is None else Settings(_env_file=env_file, **given)
-    except ValidationError as error:
-        wrong = []
-        for problem in error.errors(include_url=False, include_context=False, include_input=False):
-            said = problem["msg"].removeprefix("Value error, ")
-            if not problem["loc"]:
-                # About several, which it names.
-                wrong.append(said)
-                continue
-            name = str(problem["loc"][0])
-            name = name if name.startswith("DISPATCHER_") else environment_name(name)
-            wrong.append(f"{name}: {said}")
-        raise InvalidSettings("; ".join(wrong)) from None
-    keep_out(_secrets_of(settings))
-    return settings
-
-
-def _secrets_of(settings: Settings) -> Iterator[str | None]:
-    """What of the settings must not stand in any text."""
-    for secret in (settings.admin_key, settings.secret_key_command):
-        if secret is not None:
-            yield secret.get_secret_value()
-    if settings.secret_key is not None:
-        yield from settings.secret_key.get_secret_value().replace(",", " ").split()
-    yield _password_of(settings.database_url)
-    if settings.proxy is not None:
-        yield _password_of(settings.proxy.get_secret_value())
-
-
-def _password_of(url: str) -> str | None:
-    found = _PASSWORD.match(url)
-    return found and unquote(found["password"])

@@ -1,0 +1,25 @@
+"""What tests of the hot store do again and again: events in the queue fanned out, and deliveries claimed."""
+
+from collections.abc import Sequence
+
+from dispatcher.store.hot import Claimed, FannedOut, HotStore
+from tests.outpost import Outpost
+
+
+async def queue(
+    outpost: Outpost, store: HotStore, *types: str, job_id: str = "job_1", kind: str | None = None
+) -> FannedOut:
+    """Publishes events of a job in one transaction, and fans them out."""
+    await outpost.publish(*types, job_id=job_id, kind=kind)
+    return await store.fan_out(100)
+
+
+async def claim(store: HotStore, limit: int = 1000) -> Sequence[Claimed]:
+    """What can be sent now, claimed."""
+    return (await store.claim(limit)).deliveries
+
+
+async def claim_one(store: HotStore) -> Claimed:
+    """The only delivery that can be sent now, claimed."""
+    (claimed,) = await claim(store)
+    return claimed
