@@ -39,9 +39,6 @@ class Challenging:
         room = CHALLENGED_AT_ONCE - self._challenged
         if room <= 0:
             return
-        async with self._database.read() as connection:
-            if not await verification.due(connection, self._database):
-                return
         async with self._database.begin() as connection:
             found = await verification.take_due(connection, self._database, self._rate, min(room, verification.AT_ONCE))
         for row in found.given_up:

@@ -11,7 +11,7 @@ from dispatcher.engine.reclaiming import Reclaiming
 from dispatcher.engine.retaining import Retaining
 from dispatcher.engine.schedule import BATCH, STEPS, Duty, Schedule
 from dispatcher.engine.telling import Telling
-from dispatcher.store import redelivery_runs
+from dispatcher.store import heartbeats, own_events, redelivery_runs, verification
 from dispatcher.store.deployment import Deployment
 from dispatcher.store.hot import HotStore
 
@@ -40,9 +40,10 @@ class Duties(Schedule):
         duties = (
             Duty("reclaim", often_s, self.reclaiming.reclaim),
             Duty("pass lanes", 1.0, self._pass_lanes),
-            Duty("redeliver", 1.0, self._redeliver),
-            Duty("own events", 1.0, telling.send_own_events),
-            Duty("challenge", 1.0, challenging.challenge),
+            Duty("redeliver", 1.0, self._redeliver, redelivery_runs.any_running),
+            Duty("tell of deaths", 1.0, telling.tell_of_deaths, own_events.untold),
+            Duty("heartbeats", 1.0, telling.send_heartbeats, heartbeats.due),
+            Duty("challenge", 1.0, challenging.challenge, verification.due),
             Duty("expire callbacks", 10.0, self.expiry.expire_callbacks),
             Duty("expire endpoints", 10.0, self.expiry.expire_endpoints),
             Duty("cancel waiting", 10.0, self.expiry.cancel_waiting),

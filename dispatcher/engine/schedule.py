@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from functools import partial
 
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
+from sqlalchemy.sql.expression import ColumnElement
 
 from dispatcher import metrics
 from dispatcher.errors import StoreUnavailable
@@ -33,6 +34,8 @@ class Duty:
     name: str
     interval_s: float
     work: Callable[[], Awaitable[object]]
+    #: The condition without which there is nothing to do, of a duty that is done often.
+    wanted: Callable[[Database], ColumnElement[bool]] | None = None
 
 
 class _Scheduler(AsyncIOScheduler):  # type: ignore[misc]
@@ -134,29 +137,39 @@ class Schedule:
 
     async def _do_what_is_due(self) -> None:
         try:
-            async with self._database.read() as connection:
-                intervals_s = {name: duty.interval_s for name, duty in self._duties.items()}
-                due = await duty_rows.due(connection, self._database, intervals_s)
-            duties = [self._duties[name] for name in due]
-            # In one commit, which on SQLite is most of what an idle process does. What a stop leaves undone of these is
-            # put off by a second; the others are taken when their turn has come.
-            often = [duty for duty in duties if duty.interval_s <= OFTEN_S]
-            for together in (often, *([duty] for duty in duties if duty not in often)):
+            taken, due = await self._take_often()
+            for duty in taken:
+                await self._do(duty)
+            for duty in due:
                 if self._stopping:
                     return
-                for duty in await self._taken(together):
+                if await self._take(duty):
                     await self._do(duty)
         except StoreUnavailable as error:
             metrics.store_outages.labels("duties").inc()
             log.warning("store.unavailable", stage="duties", error=str(error))
 
-    async def _taken(self, duties: Sequence[Duty]) -> Sequence[Duty]:
-        if not duties:
-            return ()
+    async def _take_often(self) -> tuple[Sequence[Duty], Sequence[Duty]]:
+        """Takes what is done often; answers what of it there is to do, and what else is due.
+
+        All in one transaction: this is most of what an idle process does. What a stop leaves undone of these is put off
+        by a second; the others are taken when their turn has come.
+        """
+        duties = self._duties.values()
+        often = {duty.name: duty.interval_s for duty in duties if duty.interval_s <= OFTEN_S}
+        seldom = {duty.name: duty.interval_s for duty in duties if duty.interval_s > OFTEN_S}
         async with self._database.begin() as connection:
-            return [
-                duty for duty in duties if await duty_rows.take(connection, self._database, duty.name, duty.interval_s)
-            ]
+            names = await duty_rows.take(connection, self._database, often)
+            taken = [duty for duty in duties if duty.name in names]
+            due = await duty_rows.due(connection, self._database, seldom)
+            conditions = {duty.name: duty.wanted(self._database) for duty in taken if duty.wanted is not None}
+            holding = await duty_rows.holding(connection, conditions)
+        needed = [duty for duty in taken if duty.wanted is None or duty.name in holding]
+        return needed, [self._duties[name] for name in due]
+
+    async def _take(self, duty: Duty) -> bool:
+        async with self._database.begin() as connection:
+            return bool(await duty_rows.take(connection, self._database, {duty.name: duty.interval_s}))
 
     async def _do(self, duty: Duty) -> None:
         try:

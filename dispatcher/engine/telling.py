@@ -17,21 +17,21 @@ class Telling:
         self._database = database
         self._work_made = work_made
 
-    async def send_own_events(self) -> None:
-        """Tells of deliveries that died, and sends the heartbeats that are due."""
-        database = self._database
-        async with database.read() as connection:
-            untold, beats = await own_events.untold(connection, database), await heartbeats.due(connection, database)
-        for _ in range(STEPS if untold else 0):
-            async with database.begin() as connection:
-                told = await own_events.tell_of_deaths(connection, database, TOLD_OF)
+    async def tell_of_deaths(self) -> None:
+        """Tells of deliveries that died."""
+        for _ in range(STEPS):
+            async with self._database.begin() as connection:
+                told = await own_events.tell_of_deaths(connection, self._database, TOLD_OF)
             if told:
                 self._work_made()
             if told < TOLD_OF:
                 break
-        for _ in range(STEPS if beats else 0):
-            async with database.begin() as connection:
-                looked_at, made = await heartbeats.send_due(connection, database, BATCH)
+
+    async def send_heartbeats(self) -> None:
+        """Sends the heartbeats that are due."""
+        for _ in range(STEPS):
+            async with self._database.begin() as connection:
+                looked_at, made = await heartbeats.send_due(connection, self._database, BATCH)
             if made:
                 self._work_made()
             if looked_at < BATCH:

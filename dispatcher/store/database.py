@@ -59,6 +59,9 @@ class Database:
         self.clock = clock
         self.dialect = url.dialect
         self._let_us_in = False
+        # Without a transaction on PostgreSQL, where it would promise nothing: each statement sees what is committed.
+        reading = {"isolation_level": "AUTOCOMMIT"} if url.dialect == "postgresql" else {"dispatcher_read_only": True}
+        self._reading = engine.execution_options(**reading)
 
     def now(self) -> ColumnElement[Any]:
         """*Now* in a statement: the clock's literal, or the database's own time."""
@@ -117,7 +120,7 @@ class Database:
 
     async def connect(self, *, readonly: bool = False) -> AsyncConnection:
         """A connection of the pool; waits some seconds for a database that restarts. Raises `StoreUnavailable`."""
-        engine = self.engine.execution_options(dispatcher_read_only=True) if readonly else self.engine
+        engine = self._reading if readonly else self.engine
         try:
             async for attempt in AsyncRetrying(
                 retry=retry_if_exception(_may_pass),

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from datetime import timedelta
 
-from sqlalchemy import and_, literal, or_, select, update
+from sqlalchemy import and_, case, literal, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.sql.expression import ColumnElement
@@ -24,9 +24,13 @@ async def ensure(connection: AsyncConnection, database: Database, names: Mapping
 
 async def due(connection: AsyncConnection, database: Database, intervals_s: Mapping[str, float]) -> list[str]:
     """Those of the named duties whose time has come."""
-    table = database.tables.duties
-    is_due = or_(*(and_(table.c.name == name, _has_come(database, every_s)) for name, every_s in intervals_s.items()))
-    return list((await connection.execute(select(table.c.name).where(is_due))).scalars())
+    name = database.tables.duties.c.name
+    return list((await connection.execute(select(name).where(_are_due(database, intervals_s)))).scalars())
+
+
+def _are_due(database: Database, intervals_s: Mapping[str, float]) -> ColumnElement[bool]:
+    name = database.tables.duties.c.name
+    return or_(*(and_(name == duty, _has_come(database, every_s)) for duty, every_s in intervals_s.items()))
 
 
 def _has_come(database: Database, interval_s: float) -> ColumnElement[bool]:
@@ -35,17 +39,30 @@ def _has_come(database: Database, interval_s: float) -> ColumnElement[bool]:
     return or_(next_run_at <= database.now(), next_run_at > later(database, interval_s + CLOCK_SLACK_S))
 
 
-async def take(connection: AsyncConnection, database: Database, name: str, interval_s: float) -> bool:
-    """Takes a duty that is due and puts its next time off; false when another process was faster."""
+async def take(connection: AsyncConnection, database: Database, intervals_s: Mapping[str, float]) -> list[str]:
+    """Takes those of the named duties that are due and puts their next time off; answers which.
+
+    None that another process has taken, or is just taking.
+    """
     table = database.tables.duties
-    is_due = select(table.c.name).where(table.c.name == name, _has_come(database, interval_s))
+    is_due = select(table.c.name).where(_are_due(database, intervals_s))
+    next_run_at = case(*((table.c.name == name, later(database, every_s)) for name, every_s in intervals_s.items()))
     taken = await connection.execute(
         update(table)
-        # Who takes it may have been paused in the middle: nobody waits for that, the other duties have their turn.
+        # Who takes one may have been paused in the middle: nobody waits for that, the other duties have their turn.
         .where(table.c.name.in_(is_due.with_for_update(skip_locked=True)))
-        .values(next_run_at=later(database, interval_s))
+        .values(next_run_at=next_run_at)
+        .returning(table.c.name)
     )
-    return taken.rowcount > 0
+    return list(taken.scalars())
+
+
+async def holding(connection: AsyncConnection, conditions: Mapping[str, ColumnElement[bool]]) -> set[str]:
+    """The names of the conditions that hold, asked in one statement."""
+    if not conditions:
+        return set()
+    answers = (await connection.execute(select(*conditions.values()))).one()
+    return {name for name, holds in zip(conditions, answers, strict=True) if holds}
 
 
 def later(database: Database, seconds: float) -> ColumnElement[object]:

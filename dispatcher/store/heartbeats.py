@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Boolean, bindparam, literal_column, select, text, update
+from sqlalchemy import Boolean, bindparam, exists, literal_column, select, text, update
 from sqlalchemy.engine import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.sql.expression import ColumnElement
@@ -28,13 +28,10 @@ _CLAIMABLE = "state = 'pending' AND due_at IS NULL AND NOT waiting"
 _NEWEST = 20
 
 
-async def due(connection: AsyncConnection, database: Database) -> bool:
-    """Whether the time of an endpoint may have come."""
+def due(database: Database) -> ColumnElement[bool]:
+    """The condition that the time of an endpoint may have come."""
     e = database.tables.endpoints.c
-    found = await connection.execute(
-        select(e.row_id).where(text(_BEATS), e.heartbeat_due_at <= database.now()).limit(1)
-    )
-    return found.first() is not None
+    return exists(select(e.row_id).where(text(_BEATS), e.heartbeat_due_at <= database.now()))
 
 
 async def send_due(connection: AsyncConnection, database: Database, limit: int) -> tuple[int, int]:

@@ -7,7 +7,7 @@ fan-out anything to leave out the endpoint that it is about. They are of no job,
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 
-from sqlalchemy import delete, insert, or_, select, text, update
+from sqlalchemy import ColumnElement, delete, exists, insert, or_, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dispatcher.ids import Kind, new_event_id, public_id
@@ -33,11 +33,9 @@ def to_tell(name: Callable[[str], str], tenant: str, endpoint_row: str, event_ty
     ))"""
 
 
-async def untold(connection: AsyncConnection, database: Database) -> bool:
-    """Whether deaths are to be told of."""
-    letters = database.tables.dead_letters
-    found = await connection.execute(select(letters.c.row_id).where(text("untold")).limit(1))
-    return found.first() is not None
+def untold(database: Database) -> ColumnElement[bool]:
+    """The condition that deaths are to be told of."""
+    return exists(select(database.tables.dead_letters.c.row_id).where(text("untold")))
 
 
 async def tell_of_disabled(

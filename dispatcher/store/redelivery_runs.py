@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from datetime import timedelta
 
-from sqlalchemy import select, tuple_, update
+from sqlalchemy import ColumnElement, exists, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dispatcher.states import RunState
@@ -27,6 +27,12 @@ class Step:
     finished: bool
     #: The rate allows nothing more just now.
     throttled: bool
+
+
+def any_running(database: Database) -> ColumnElement[bool]:
+    """The condition that a run is not done."""
+    runs = database.tables.redeliveries.c
+    return exists(select(runs.row_id).where(runs.state == RunState.RUNNING))
 
 
 async def running(connection: AsyncConnection, database: Database) -> list[int]:

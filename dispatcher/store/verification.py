@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from math import floor
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, case, false, select, text, true, update
+from sqlalchemy import ColumnElement, and_, case, exists, false, select, text, true, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dispatcher.states import EndpointStatus
@@ -43,11 +43,10 @@ class Due:
     given_up: Sequence[int]
 
 
-async def due(connection: AsyncConnection, database: Database) -> bool:
-    """Whether an endpoint is to be challenged."""
+def due(database: Database) -> ColumnElement[bool]:
+    """The condition that an endpoint is to be challenged."""
     e = database.tables.endpoints.c
-    found = select(e.row_id).where(text(_TO_CHALLENGE), e.challenge_due_at <= database.now()).limit(1)
-    return (await connection.execute(found)).first() is not None
+    return exists(select(e.row_id).where(text(_TO_CHALLENGE), e.challenge_due_at <= database.now()))
 
 
 async def take_due(connection: AsyncConnection, database: Database, rate: float, at_most: int = AT_ONCE) -> Due:

@@ -17,11 +17,11 @@ async def test_only_one_of_those_who_want_a_duty_gets_it(outpost: Outpost, clock
         await duty_rows.ensure(connection, database, {"sweep": 0.0})
         await duty_rows.ensure(connection, database, {"sweep": 0.0})
 
-    async def take() -> bool:
+    async def take() -> list[str]:
         async with database.begin() as connection:
-            return await duty_rows.take(connection, database, "sweep", 60.0)
+            return await duty_rows.take(connection, database, {"sweep": 60.0})
 
-    assert sorted(await asyncio.gather(*(take() for _ in range(5)))) == [False] * 4 + [True]
+    assert sorted(await asyncio.gather(*(take() for _ in range(5)))) == [[], [], [], [], ["sweep"]]
     clock.advance(59)
     async with database.read() as connection:
         assert not await duty_rows.due(connection, database, {"sweep": 60.0})
@@ -37,9 +37,8 @@ async def test_who_stops_while_taking_a_duty_holds_up_neither_the_others_nor_oth
     async with database.begin() as connection:
         await duty_rows.ensure(connection, database, {"sweep": 0.0, "dust": 0.0})
     async with database.begin() as paused, database.begin() as connection, asyncio.timeout(5):
-        assert await duty_rows.take(paused, database, "sweep", 60.0)
-        assert not await duty_rows.take(connection, database, "sweep", 60.0)
-        assert await duty_rows.take(connection, database, "dust", 60.0)
+        assert await duty_rows.take(paused, database, {"sweep": 60.0}) == ["sweep"]
+        assert await duty_rows.take(connection, database, {"sweep": 60.0, "dust": 60.0}) == ["dust"]
 
 
 class _SetBack(datetime):

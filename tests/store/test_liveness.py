@@ -7,6 +7,7 @@ import pytest
 from sqlalchemy import text
 
 from dispatcher.clock import SystemClock
+from dispatcher.errors import StoreUnavailable
 from dispatcher.settings import load
 from dispatcher.store import database as database_module
 from dispatcher.store.database import Database, open_database
@@ -61,7 +62,7 @@ async def test_whoever_gives_up_while_it_is_asked_is_not_kept(
     proxy.abandon()
     async with asyncio.timeout(30):
         for _ in range(AT_ONCE):
-            with pytest.raises(database_module.StoreUnavailable):
+            with pytest.raises(StoreUnavailable):
                 await _asked(database)
 
 
