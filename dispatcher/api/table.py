@@ -1,10 +1,26 @@
 """The whole API in one table."""
 
-from dispatcher.api import dead_letters, deliveries, endpoints, events, jobs, keys, operations, tenants
+from dispatcher.api import (
+    dead_letters,
+    deliveries,
+    endpoint_secrets,
+    endpoint_status,
+    endpoint_trials,
+    endpoints,
+    events,
+    jobs,
+    keys,
+    operations,
+    tenants,
+)
 from dispatcher.api.route import Route
 
 ROUTES: tuple[Route, ...] = (
     *endpoints.ROUTES,
+    *endpoint_status.ROUTES,
+    *endpoint_secrets.ROUTES,
+    *endpoint_trials.ROUTES,
+    *endpoints.ALIASES,
     *events.ROUTES,
     *deliveries.ROUTES,
     *dead_letters.ROUTES,

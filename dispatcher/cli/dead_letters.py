@@ -1,10 +1,12 @@
 """`dispatcher dead-letters`: the admin's script for what was given up: look, redeliver in bulk, discard."""
 
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import Annotated, Any, TypedDict, Unpack
 
 import typer
 
 from dispatcher.cli import options
+from dispatcher.cli.option_groups import taking
 from dispatcher.cli.options import examples, given
 
 app = typer.Typer(
@@ -25,19 +27,26 @@ RunId = Annotated[str, typer.Argument(metavar="RDL_ID", help="The run's id.", sh
 All = Annotated[bool, typer.Option("--all", help="Everything, where no filter is given.")]
 
 
+class Which(TypedDict, total=False):
+    """The options that say which dead letters, as filters."""
+
+    endpoint_id: options.EndpointId
+    type: options.EventType
+    reason: options.DeadReason
+    job_id: options.JobId
+    since: options.Since
+    until: options.Until
+    redelivered: options.Redelivered
+
+
 @app.command("list", epilog=examples("dispatcher dead-letters list --reason exhausted --since 1d"))
+@taking(Which)
 def list_(
-    endpoint_id: options.EndpointId = None,
-    event_type: options.EventType = None,
-    reason: options.DeadReason = None,
-    job_id: options.JobId = None,
-    since: options.Since = None,
-    until: options.Until = None,
-    redelivered: options.Redelivered = None,
     tenant: options.Tenant = None,
     limit: options.Limit = 50,
     cursor: options.Cursor = None,
     as_json: options.AsJson = False,
+    **which: Unpack[Which],
 ) -> None:
     """List dead letters, newest first."""
     from dispatcher.cli.printing import print_page
@@ -45,17 +54,7 @@ def list_(
     from dispatcher.service import dead_letters
     from dispatcher.service.models import DeadLetterFilter
 
-    filters = DeadLetterFilter.read(
-        given(
-            endpoint_id=endpoint_id,
-            type=event_type,
-            reason=reason,
-            job_id=job_id,
-            since=since,
-            until=until,
-            redelivered=redelivered,
-        )
-    )
+    filters = DeadLetterFilter.read(given(**which))
     page = on_deployment(
         lambda deployment: dead_letters.list_page(deployment, filters, tenant=tenant, limit=limit, cursor=cursor)
     )
@@ -89,16 +88,10 @@ def show(dead_letter_id: Id, tenant: options.Tenant = None, as_json: options.AsJ
         "dispatcher dead-letters redeliver --all --yes --rate-per-s 50",
     )
 )
+@taking(Which, before="everything")
 def redeliver(
     ids: Ids = None,
     more_ids: MoreIds = None,
-    endpoint_id: options.EndpointId = None,
-    event_type: options.EventType = None,
-    reason: options.DeadReason = None,
-    job_id: options.JobId = None,
-    since: options.Since = None,
-    until: options.Until = None,
-    redelivered: options.Redelivered = None,
     everything: All = False,
     dry_run: options.DryRun = False,
     rate_per_s: options.RatePerS = None,
@@ -106,6 +99,7 @@ def redeliver(
     yes: options.Yes = False,
     wait: options.Wait = False,
     as_json: options.AsJson = False,
+    **which: Unpack[Which],
 ) -> None:
     """Send dead letters again: same ids and bytes; those that were not redelivered yet, unless you name them.
 
@@ -118,17 +112,7 @@ def redeliver(
     from dispatcher.service.models import DeadLetterRedeliver
 
     chosen_ids = [*(ids or ()), *(more_ids or ())]
-    chosen = given(
-        ids=chosen_ids or None,
-        endpoint_id=endpoint_id,
-        type=event_type,
-        reason=reason,
-        job_id=job_id,
-        since=since,
-        until=until,
-        redelivered=redelivered,
-        tenant=tenant,
-    ) | ({"all": True} if everything else {})
+    chosen = _chosen(chosen_ids, which, everything, tenant)
     body = DeadLetterRedeliver.read(chosen | given(rate_per_s=rate_per_s) | {"dry_run": dry_run})
     if not chosen_ids and not dry_run and not yes:
         require_yes_or_terminal(yes, "redelivering in bulk")
@@ -149,21 +133,16 @@ def redeliver(
         "dispatcher dead-letters discard --reason gone --until 7d --dry-run",
     )
 )
+@taking(Which, before="everything")
 def discard(
     ids: Ids = None,
     more_ids: MoreIds = None,
-    endpoint_id: options.EndpointId = None,
-    event_type: options.EventType = None,
-    reason: options.DeadReason = None,
-    job_id: options.JobId = None,
-    since: options.Since = None,
-    until: options.Until = None,
-    redelivered: options.Redelivered = None,
     everything: All = False,
     dry_run: options.DryRun = False,
     tenant: options.Tenant = None,
     yes: options.Yes = False,
     as_json: options.AsJson = False,
+    **which: Unpack[Which],
 ) -> None:
     """Forget dead letters for good; their events and deliveries stay until retention ends."""
     from dispatcher.cli.confirmation import confirm, require_yes_or_terminal
@@ -172,18 +151,7 @@ def discard(
     from dispatcher.service import dead_letters
     from dispatcher.service.models import DeadLetterDiscard
 
-    chosen_ids = [*(ids or ()), *(more_ids or ())]
-    chosen: dict[str, Any] = given(
-        ids=chosen_ids or None,
-        endpoint_id=endpoint_id,
-        type=event_type,
-        reason=reason,
-        job_id=job_id,
-        since=since,
-        until=until,
-        redelivered=redelivered,
-        tenant=tenant,
-    ) | ({"all": True} if everything else {})
+    chosen = _chosen([*(ids or ()), *(more_ids or ())], which, everything, tenant)
     body = DeadLetterDiscard.read(chosen | {"dry_run": dry_run})
     if not dry_run and not yes:
         require_yes_or_terminal(yes, "discarding dead letters")
@@ -220,6 +188,11 @@ def cancel_redelivery(run_id: RunId, tenant: options.Tenant = None, as_json: opt
     from dispatcher.service import redeliveries
 
     ask(lambda deployment: redeliveries.cancel(deployment, run_id, tenant=tenant), as_json)
+
+
+def _chosen(ids: Sequence[str], which: Which, everything: bool, tenant: str | None) -> dict[str, Any]:
+    """What a request for many says of which ones."""
+    return given(ids=ids or None, **which, tenant=tenant, all=everything or None)
 
 
 def _counted(number: int) -> str:

@@ -1,16 +1,12 @@
 """The fields of an endpoint as options, once for all commands that register or change one."""
 
-from collections.abc import Callable
-from inspect import Parameter, signature
-from typing import Annotated, Any, TypedDict, TypeVar, get_type_hints
+from typing import Annotated, Any, TypedDict
 
 import typer
 
 from dispatcher.cli.options import given, nullable, requested
 from dispatcher.cli.reading import pairs, read_count, read_file, read_number, read_object, read_schedule
 from dispatcher.states import Profile, SignatureVersion
-
-CommandT = TypeVar("CommandT", bound=Callable[..., None])
 
 Url = Annotated[str, typer.Argument(metavar="URL", help="Where deliveries are POSTed to.", show_default=False)]
 Secret = Annotated[
@@ -19,7 +15,7 @@ Secret = Annotated[
 
 
 class EndpointFields(TypedDict, total=False):
-    """The options that were given, by the names of their fields; `with_endpoint_fields` gives them to a command."""
+    """The options that were given, by the names of their fields."""
 
     event_types: Annotated[
         list[str] | None,
@@ -131,19 +127,6 @@ class EndpointFields(TypedDict, total=False):
             help="JSON with token_url, client_id and client_secret: access tokens are sent along; `null`: none.",
         ),
     ]
-
-
-def with_endpoint_fields(command: CommandT) -> CommandT:
-    """Makes the `fields` that a command takes as `**fields` its options, before the one that says whose it is."""
-    fields = [
-        Parameter(name, Parameter.POSITIONAL_OR_KEYWORD, default=None, annotation=declared)
-        for name, declared in get_type_hints(EndpointFields, include_extras=True).items()
-    ]
-    its = [taken for taken in signature(command).parameters.values() if taken.kind is not Parameter.VAR_KEYWORD]
-    whose = [taken.name for taken in its].index("tenant")
-    # Typer reads a command's options off its signature.
-    command.__dict__["__signature__"] = signature(command).replace(parameters=its[:whose] + fields + its[whose:])
-    return command
 
 
 def as_request(fields: EndpointFields) -> dict[str, Any]:

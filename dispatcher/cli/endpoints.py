@@ -5,7 +5,8 @@ from typing import Annotated, Unpack
 import typer
 
 from dispatcher.cli import options
-from dispatcher.cli.endpoint_fields import EndpointFields, Secret, Url, as_request, with_endpoint_fields
+from dispatcher.cli.endpoint_fields import EndpointFields, Secret, Url, as_request
+from dispatcher.cli.option_groups import taking
 from dispatcher.cli.options import examples, given
 from dispatcher.states import EndpointStatus
 
@@ -25,7 +26,7 @@ Id = Annotated[str, typer.Argument(metavar="EP_ID", help="The endpoint's id.", s
         "dispatcher endpoints create https://example.com/hook --client-certificate @client.pem --client-key @key.pem",
     )
 )
-@with_endpoint_fields
+@taking(EndpointFields)
 def create(
     url: Url,
     secret: Secret = None,
@@ -115,7 +116,7 @@ def show(endpoint_id: Id, tenant: options.Tenant = None, as_json: options.AsJson
         "dispatcher endpoints update ep_0123456789abc --retry-schedule null",
     )
 )
-@with_endpoint_fields
+@taking(EndpointFields)
 def update(
     endpoint_id: Id,
     url: Annotated[str | None, typer.Option("--url", help="Where deliveries are POSTed to from now on.")] = None,

@@ -5,7 +5,8 @@ from typing import Annotated, Unpack
 import typer
 
 from dispatcher.cli import endpoints, options
-from dispatcher.cli.endpoint_fields import EndpointFields, Secret, Url, with_endpoint_fields
+from dispatcher.cli.endpoint_fields import EndpointFields, Secret, Url
+from dispatcher.cli.option_groups import taking
 from dispatcher.cli.options import examples
 
 app = typer.Typer()
@@ -17,7 +18,7 @@ app = typer.Typer()
         "dispatcher jobs callback job_1 https://example.com/hook --event-types 'job.*' --expires-in-s 3600 --json",
     )
 )
-@with_endpoint_fields
+@taking(EndpointFields)
 def callback(
     job_id: Annotated[str, typer.Argument(metavar="JOB_ID", help="The job.", show_default=False)],
     url: Url,

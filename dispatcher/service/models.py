@@ -1,38 +1,32 @@
 """Every request and answer of the service under one name: what doors validate with and OpenAPI is made from."""
 
+from dispatcher.service.access_answers import EncryptionRotation, Key, KeyWithSecret, TenantQuota, TenantSecret
 from dispatcher.service.access_requests import KeyCreate, TenantQuotaUpdate
-from dispatcher.service.answers import (
-    Answer,
+from dispatcher.service.answers import Answer, Page
+from dispatcher.service.delivery_answers import (
     Attempt,
     BatchAccepted,
-    ClientCertificate,
     DeadLetter,
     DeadLetterCount,
     Delivery,
     DeliveryWithLog,
-    Egress,
-    EncryptionRotation,
-    Endpoint,
-    EndpointStats,
-    EndpointWithSecret,
     Event,
     EventAccepted,
     EventWithDeliveries,
-    Jwk,
-    JwkSet,
-    Key,
-    KeyWithSecret,
-    Page,
-    PublicKey,
     Redelivery,
     RedeliveryAccepted,
-    Stats,
-    TenantQuota,
-    TenantSecret,
+)
+from dispatcher.service.deployment_answers import Egress, EndpointStats, Stats, Waiting
+from dispatcher.service.endpoint_answers import (
+    ClientCertificate,
+    Endpoint,
+    EndpointWithSecret,
+    Jwk,
+    JwkSet,
+    PublicKey,
     TestResult,
     TokenSource,
     VerifyResult,
-    Waiting,
 )
 from dispatcher.service.job_answers import (
     JobDeadLetter,

@@ -18,12 +18,12 @@ from msgspec.structs import replace
 from dispatcher.engine import attempt, claiming, reclaiming, recorder
 from dispatcher.engine.attempt import Attempts, Ended
 from dispatcher.engine.claiming import Claiming
-from dispatcher.engine.dispatcher import Running
 from dispatcher.engine.fanning import Fanning
 from dispatcher.engine.lease import Lease
 from dispatcher.engine.patience import patiently
 from dispatcher.engine.reclaiming import Reclaiming
 from dispatcher.engine.recorder import Recorder
+from dispatcher.engine.running import Running
 from dispatcher.errors import StoreUnavailable
 from dispatcher.rules import verdict
 from dispatcher.rules.verdict import Exchange, Outcome

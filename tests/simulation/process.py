@@ -7,9 +7,9 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any, cast
 
-from dispatcher.engine.dispatcher import Running
 from dispatcher.engine.duties import Duties
 from dispatcher.engine.expiry import Expiry
+from dispatcher.engine.running import Running
 from dispatcher.errors import StoreUnavailable
 from dispatcher.rules.new_events import NewEvent
 from dispatcher.settings import Settings, load
