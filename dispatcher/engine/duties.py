@@ -11,7 +11,7 @@ from dispatcher.engine.reclaiming import Reclaiming
 from dispatcher.engine.retaining import Retaining
 from dispatcher.engine.schedule import BATCH, STEPS, Duty, Schedule
 from dispatcher.engine.telling import Telling
-from dispatcher.store import heartbeats, own_events, redelivery_runs, verification
+from dispatcher.store import heartbeats, leftovers, own_events, redelivery_runs, verification
 from dispatcher.store.deployment import Deployment
 from dispatcher.store.hot import HotStore
 
@@ -38,8 +38,10 @@ class Duties(Schedule):
         challenging = Challenging(deployment, work_made, beside=self.leave, disable=self.expiry.disable)
         often_s = min(1.0, deployment.settings.lease.total_seconds() / 3)
         duties = (
-            Duty("reclaim", often_s, self.reclaiming.reclaim),
-            Duty("pass lanes", 1.0, self._pass_lanes),
+            Duty("reclaim", often_s, self.reclaiming.reclaim, leftovers.lease_ended),
+            # What a living dispatcher holds and knows nothing of, or one whose row is gone.
+            Duty("reclaim all", 10.0, self.reclaiming.reclaim),
+            Duty("pass lanes", 1.0, self._pass_lanes, leftovers.hold_over),
             Duty("redeliver", 1.0, self._redeliver, redelivery_runs.any_running),
             Duty("tell of deaths", 1.0, telling.tell_of_deaths, own_events.untold),
             Duty("heartbeats", 1.0, telling.send_heartbeats, heartbeats.due),

@@ -34,7 +34,7 @@ class Duty:
     name: str
     interval_s: float
     work: Callable[[], Awaitable[object]]
-    #: The condition without which there is nothing to do, of a duty that is done often.
+    #: The condition without which there is nothing to do; null: it is always done.
     wanted: Callable[[Database], ColumnElement[bool]] | None = None
 
 
@@ -137,39 +137,38 @@ class Schedule:
 
     async def _do_what_is_due(self) -> None:
         try:
-            taken, due = await self._take_often()
-            for duty in taken:
-                await self._do(duty)
-            for duty in due:
+            often, seldom = await self._needed()
+            # What a stop leaves undone of the first is put off by a second; the others are taken in their turn.
+            for together in (often, *([duty] for duty in seldom)):
                 if self._stopping:
                     return
-                if await self._take(duty):
+                for duty in await self._taken(together):
                     await self._do(duty)
         except StoreUnavailable as error:
             metrics.store_outages.labels("duties").inc()
             log.warning("store.unavailable", stage="duties", error=str(error))
 
-    async def _take_often(self) -> tuple[Sequence[Duty], Sequence[Duty]]:
-        """Takes what is done often; answers what of it there is to do, and what else is due.
+    async def _needed(self) -> tuple[Sequence[Duty], Sequence[Duty]]:
+        """What is due and has anything to do: of what is done often, and of the others.
 
-        All in one transaction: this is most of what an idle process does. What a stop leaves undone of these is put off
-        by a second; the others are taken when their turn has come.
+        Only read, on one connection: this is most of what an idle process does.
         """
-        duties = self._duties.values()
-        often = {duty.name: duty.interval_s for duty in duties if duty.interval_s <= OFTEN_S}
-        seldom = {duty.name: duty.interval_s for duty in duties if duty.interval_s > OFTEN_S}
-        async with self._database.begin() as connection:
-            names = await duty_rows.take(connection, self._database, often)
-            taken = [duty for duty in duties if duty.name in names]
-            due = await duty_rows.due(connection, self._database, seldom)
-            conditions = {duty.name: duty.wanted(self._database) for duty in taken if duty.wanted is not None}
+        intervals_s = {duty.name: duty.interval_s for duty in self._duties.values()}
+        async with self._database.read() as connection:
+            due = [self._duties[name] for name in await duty_rows.due(connection, self._database, intervals_s)]
+            conditions = {duty.name: duty.wanted(self._database) for duty in due if duty.wanted is not None}
             holding = await duty_rows.holding(connection, conditions)
-        needed = [duty for duty in taken if duty.wanted is None or duty.name in holding]
-        return needed, [self._duties[name] for name in due]
+        needed = [duty for duty in due if duty.wanted is None or duty.name in holding]
+        often = [duty for duty in needed if duty.interval_s <= OFTEN_S]
+        return often, [duty for duty in needed if duty not in often]
 
-    async def _take(self, duty: Duty) -> bool:
+    async def _taken(self, duties: Sequence[Duty]) -> Sequence[Duty]:
+        if not duties:
+            return ()
         async with self._database.begin() as connection:
-            return bool(await duty_rows.take(connection, self._database, {duty.name: duty.interval_s}))
+            wanted = {duty.name: duty.interval_s for duty in duties}
+            taken = await duty_rows.take(connection, self._database, wanted)
+        return [duty for duty in duties if duty.name in taken]
 
     async def _do(self, duty: Duty) -> None:
         try:

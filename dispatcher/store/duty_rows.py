@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping
 from datetime import timedelta
+from typing import Any
 
-from sqlalchemy import and_, case, literal, or_, select, update
+from sqlalchemy import Select, case, literal, select, update
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.sql.expression import ColumnElement
 
@@ -24,19 +26,7 @@ async def ensure(connection: AsyncConnection, database: Database, names: Mapping
 
 async def due(connection: AsyncConnection, database: Database, intervals_s: Mapping[str, float]) -> list[str]:
     """Those of the named duties whose time has come."""
-    name = database.tables.duties.c.name
-    return list((await connection.execute(select(name).where(_are_due(database, intervals_s)))).scalars())
-
-
-def _are_due(database: Database, intervals_s: Mapping[str, float]) -> ColumnElement[bool]:
-    name = database.tables.duties.c.name
-    return or_(*(and_(name == duty, _has_come(database, every_s)) for duty, every_s in intervals_s.items()))
-
-
-def _has_come(database: Database, interval_s: float) -> ColumnElement[bool]:
-    """Its time has come, or lies so far ahead that the clock was set back since it was put off."""
-    next_run_at = database.tables.duties.c.next_run_at
-    return or_(next_run_at <= database.now(), next_run_at > later(database, interval_s + CLOCK_SLACK_S))
+    return await _due(connection, _times(database), intervals_s)
 
 
 async def take(connection: AsyncConnection, database: Database, intervals_s: Mapping[str, float]) -> list[str]:
@@ -45,16 +35,30 @@ async def take(connection: AsyncConnection, database: Database, intervals_s: Map
     None that another process has taken, or is just taking.
     """
     table = database.tables.duties
-    is_due = select(table.c.name).where(_are_due(database, intervals_s))
-    next_run_at = case(*((table.c.name == name, later(database, every_s)) for name, every_s in intervals_s.items()))
-    taken = await connection.execute(
-        update(table)
-        # Who takes one may have been paused in the middle: nobody waits for that, the other duties have their turn.
-        .where(table.c.name.in_(is_due.with_for_update(skip_locked=True)))
-        .values(next_run_at=next_run_at)
-        .returning(table.c.name)
-    )
-    return list(taken.scalars())
+    # Who takes one may have been paused in the middle: nobody waits for that, the other duties have their turn.
+    unlocked = _times(database).where(table.c.name.in_(list(intervals_s))).with_for_update(skip_locked=True)
+    taken = await _due(connection, unlocked, intervals_s)
+    if taken:
+        next_run_at = case(*((table.c.name == name, later(database, intervals_s[name])) for name in taken))
+        await connection.execute(update(table).where(table.c.name.in_(taken)).values(next_run_at=next_run_at))
+    return taken
+
+
+def _times(database: Database) -> Select[Any]:
+    table = database.tables.duties
+    return select(table.c.name, table.c.next_run_at, database.now().label("now"))
+
+
+async def _due(connection: AsyncConnection, times: Select[Any], intervals_s: Mapping[str, float]) -> list[str]:
+    # Judged here: a condition of all of them would cost more to make than to ask.
+    rows = (await connection.execute(times)).all()
+    return [row.name for row in rows if row.name in intervals_s and _has_come(row, intervals_s[row.name])]
+
+
+def _has_come(row: Row[Any], interval_s: float) -> bool:
+    """Its time has come, or lies so far ahead that the clock was set back since it was put off."""
+    ahead = row.next_run_at - row.now
+    return not timedelta() < ahead <= timedelta(seconds=interval_s + CLOCK_SLACK_S)
 
 
 async def holding(connection: AsyncConnection, conditions: Mapping[str, ColumnElement[bool]]) -> set[str]:

@@ -156,8 +156,9 @@ async def test_a_duty_that_fails_does_not_keep_the_others_from_their_turn(
             await dispatcher.run_duties()
         assert (await redeliveries.get(outpost.deployment, run_id, tenant=None)).state == RunState.DONE
     assert "duty.failed" in caplog.text
-    due = [row.next_run_at for row in await outpost.rows("duties", "name")]
-    assert min(due) > clock.now()
+    put_off = {row.name for row in await outpost.rows("duties", "name") if row.next_run_at > clock.now()}
+    # The others, which have nothing to do, are not taken.
+    assert put_off >= {"reclaim all", "bury unknown", "cancel waiting", "retire secrets", "retention", "partitions"}
 
 
 async def test_what_settled_long_ago_is_deleted_and_a_dead_letter_stays_longer(

@@ -170,7 +170,7 @@ async def test_a_database_whose_host_is_gone_without_a_goodbye_is_connected_to_a
             await direct.endpoint(receiver.url("/new"))
             await direct.publish()
             await receiver.wait_for(3)
-            await direct.sees("SELECT FROM duties WHERE name = 'reclaim' AND next_run_at > clock_timestamp()")
+            await direct.sees("SELECT FROM duties WHERE name = 'reclaim all' AND next_run_at > clock_timestamp()")
         await through.close()
     await direct.close()
 
