@@ -1,5 +1,7 @@
 """Routes that publish events into the outbox, and show them with their deliveries."""
 
+from msgspec.structs import replace
+
 from dispatcher.api.queries import EventsQuery, TenantQuery
 from dispatcher.api.route import Answer, Call, Reply, Route
 from dispatcher.errors import InvalidField
@@ -15,6 +17,7 @@ from dispatcher.service.models import (
     parse_event,
     parse_event_batch,
 )
+from dispatcher.service.sent_events import SentEvent
 from dispatcher.states import Scope
 
 _TAG = "Events"
@@ -22,7 +25,7 @@ _BATCH_LIMIT = 16 * 1024 * 1024
 _EXAMPLE = {"type": "job.completed", "job_id": "job_1", "data": {"status": "success"}}
 
 
-async def publish(call: Call[EventPublish, TenantQuery]) -> Reply:
+async def publish(call: Call[SentEvent, TenantQuery]) -> Reply:
     """Writes one event; the committer has it sent."""
     event = call.body
     if call.idempotency_key is not None:
@@ -30,13 +33,13 @@ async def publish(call: Call[EventPublish, TenantQuery]) -> Reply:
             raise InvalidField("Idempotency-Key", "stands beside id, which is one already; give one of them")
         if event.idempotency_key not in (None, call.idempotency_key):
             raise InvalidField("idempotency_key", "differs from the header Idempotency-Key; give it once")
-        event = event.model_copy(update={"idempotency_key": call.idempotency_key})
+        event = replace(event, idempotency_key=call.idempotency_key)
     door = call.door
     accepted = await events.publish(call.deployment, event, tenant=call.owner, ingest=door.ingest, quotas=door.quotas)
     return Reply(202, accepted, {"Location": f"/v1/events/{accepted.id}"})
 
 
-async def publish_batch(call: Call[list[EventPublish], TenantQuery]) -> Reply:
+async def publish_batch(call: Call[list[SentEvent], TenantQuery]) -> Reply:
     """Writes all events or none; the committer has them sent."""
     door = call.door
     accepted = await events.publish_batch(

@@ -65,7 +65,7 @@ def publish(
             idempotency_key=idempotency_key,
             tenant=tenant,
         )
-    )
+    ).sent()
     accepted = on_deployment(lambda deployment: events.publish(deployment, body, tenant=tenant or "default"))
     print_answer(accepted, as_json, lambda: print_attributes(accepted, without=("warnings",)))
     for warning in accepted.warnings:

@@ -21,13 +21,13 @@ from dispatcher.service.models import (
     BatchAccepted,
     Event,
     EventAccepted,
-    EventPublish,
     EventWithDeliveries,
     Page,
 )
 from dispatcher.service.pages import DEFAULT_PAGE, Order, fetch_page
 from dispatcher.service.quotas import Quota, Quotas
 from dispatcher.service.scope import events_of_job, text_filter, within
+from dispatcher.service.sent_events import SentEvent
 from dispatcher.states import EventKind
 from dispatcher.store.database import Database
 from dispatcher.store.deployment import Deployment
@@ -40,7 +40,7 @@ WARN_ABOVE_BYTES = 20_000
 
 async def publish(
     deployment: Deployment,
-    body: EventPublish,
+    body: SentEvent,
     *,
     tenant: str,
     ingest: Ingest | None = None,
@@ -66,7 +66,7 @@ async def publish(
 
 async def publish_batch(
     deployment: Deployment,
-    bodies: Sequence[EventPublish],
+    bodies: Sequence[SentEvent],
     *,
     tenant: str,
     ingest: Ingest | None = None,
@@ -146,7 +146,7 @@ async def list_page(
     return Page[Event](data=[_view(row, kinds) for row in rows], next_cursor=following)
 
 
-def _new(deployment: Deployment, body: EventPublish, tenant: str, quota: Quota | None, at: str) -> NewEvent:
+def _new(deployment: Deployment, body: SentEvent, tenant: str, quota: Quota | None, at: str) -> NewEvent:
     return new_event(
         body.type,
         body.data,

@@ -15,6 +15,7 @@ from dispatcher.store.endpoint_fields import vetted
 #: How long ids and names may be.
 TENANT_LENGTH = 128
 JOB_ID_LENGTH = 255
+IDEMPOTENCY_KEY_LENGTH = 255
 
 
 def _moment(value: object) -> object:
@@ -98,7 +99,7 @@ TraceParent = Annotated[
 ]
 IdempotencyKey = Annotated[
     str,
-    StringConstraints(min_length=1, max_length=255),
+    StringConstraints(min_length=1, max_length=IDEMPOTENCY_KEY_LENGTH),
     vetted(_name),
     Field(
         description="The same key with the same content gives the same answer and one event.", examples=["job_1/done"]

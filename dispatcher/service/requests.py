@@ -20,6 +20,7 @@ from dispatcher.service.fields import (
     Tenant,
     TraceParent,
 )
+from dispatcher.service.sent_events import SentEvent, read_event, read_events
 from dispatcher.states import EventKind, Reason
 from dispatcher.store.endpoint_fields import EndpointFields, GivenFields, PlainText, vetted
 
@@ -191,6 +192,10 @@ class EventPublish(GivenFields):
             raise InvalidField("idempotency_key", "stands beside id, which is one already; give one of them")
         return self
 
+    def sent(self) -> SentEvent:
+        """It as the service takes it."""
+        return SentEvent(**dict(self))
+
 
 class EventBatch(GivenFields):
     """Events to publish, all or none."""
@@ -229,16 +234,20 @@ class DeadLetterDiscard(DeadLetterFilter):
     dry_run: bool = Field(default=False, description="Only count.")
 
 
-def parse_event(raw: bytes) -> EventPublish:
+def parse_event(raw: bytes) -> SentEvent:
     """An event from a request's body; its data stays the text that was sent.
 
     Raises `UnreadableJson` for what is no JSON in UTF-8, `InvalidFields` for wrong fields.
     """
-    return EventPublish.read(_members(raw))
+    return read_event(raw) or EventPublish.read(_members(raw)).sent()
 
 
-def parse_event_batch(raw: bytes) -> list[EventPublish]:
+def parse_event_batch(raw: bytes) -> list[SentEvent]:
     """The events of `{"events": […]}`. Raises like `parse_event`; fields are named `events/3/type`."""
+    return read_events(raw, BATCH_LENGTH) or _vetted_batch(raw)
+
+
+def _vetted_batch(raw: bytes) -> list[SentEvent]:
     members = _members(raw)
     unknown = [FieldProblem(name, "is no field of this; remove it") for name in members if name != "events"]
     if unknown:
@@ -249,12 +258,12 @@ def parse_event_batch(raw: bytes) -> list[EventPublish]:
         raise InvalidField("events", "is required: a list of events") from None
     if not 1 <= len(items) <= BATCH_LENGTH:
         raise InvalidField("events", f"takes 1 to {BATCH_LENGTH} events, not {len(items)}; split the batch")
-    events: list[EventPublish] = []
+    events: list[SentEvent] = []
     problems: list[FieldProblem] = []
     for place, item in enumerate(items):
         at = f"events/{place}/"
         try:
-            events.append(EventPublish.read(_members(bytes(item), at), at))
+            events.append(EventPublish.read(_members(bytes(item), at), at).sent())
         except InvalidField as error:
             problems += error.problems
     if problems:

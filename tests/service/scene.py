@@ -28,7 +28,7 @@ class Scene:
         return created
 
     async def publish(self, event_type: str = "job.step", tenant: str = "default", **fields: object) -> EventAccepted:
-        body = EventPublish.read({"type": event_type, "data": '{"n":1}', **fields})
+        body = EventPublish.read({"type": event_type, "data": '{"n":1}', **fields}).sent()
         return await events.publish(self.deployment, body, tenant=tenant)
 
     async def fan_out(self) -> None:

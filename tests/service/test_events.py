@@ -12,14 +12,15 @@ from dispatcher.errors import Conflict, IdempotencyConflict, InvalidField, NotFo
 from dispatcher.rules.verdict import Outcome
 from dispatcher.service import events
 from dispatcher.service.models import EventPublish
+from dispatcher.service.sent_events import SentEvent
 from dispatcher.states import DeliveryState
 from tests.clock import FakeClock
 from tests.service.conftest import open_scene
 from tests.service.scene import Scene
 
 
-def batch(*bodies: Mapping[str, object]) -> list[EventPublish]:
-    return [EventPublish.read({"type": "a", "data": "1", **body}) for body in bodies]
+def batch(*bodies: Mapping[str, object]) -> list[SentEvent]:
+    return [EventPublish.read({"type": "a", "data": "1", **body}).sent() for body in bodies]
 
 
 async def stored(scene: Scene) -> int:
@@ -79,9 +80,9 @@ async def test_the_same_identity_with_other_content_is_a_conflict(
     sqlite_scene: Scene, identity: dict[str, str], other: dict[str, str]
 ) -> None:
     body = {"type": "a", "data": "[1]", "job_id": "job_1", **identity}
-    await events.publish(sqlite_scene.deployment, EventPublish.read(body), tenant="default")
+    await events.publish(sqlite_scene.deployment, EventPublish.read(body).sent(), tenant="default")
     with pytest.raises(IdempotencyConflict, match=next(iter(identity))):
-        await events.publish(sqlite_scene.deployment, EventPublish.read(body | other), tenant="default")
+        await events.publish(sqlite_scene.deployment, EventPublish.read(body | other).sent(), tenant="default")
     assert await stored(sqlite_scene) == 1
 
 

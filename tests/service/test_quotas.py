@@ -30,7 +30,7 @@ async def register(scene: Scene, number: int, most: int | None, tenant: str = "a
 
 
 async def publish(scene: Scene, held: Quotas, data: str = "1", tenant: str = "acme") -> None:
-    body = EventPublish.read({"type": "a.b", "data": data})
+    body = EventPublish.read({"type": "a.b", "data": data}).sent()
     await events.publish(scene.deployment, body, tenant=tenant, quotas=held)
 
 
@@ -123,7 +123,7 @@ async def test_a_tenant_publishes_two_seconds_worth_at_once_and_then_at_its_rate
 
 async def test_a_batch_is_counted_whole_and_takes_its_time_from_what_follows(bounded: Scene, clock: FakeClock) -> None:
     held = Quotas(bounded.deployment)
-    bodies = [EventPublish.read({"type": "a.b", "data": "1"})] * 100
+    bodies = [EventPublish.read({"type": "a.b", "data": "1"}).sent()] * 100
     await events.publish_batch(bounded.deployment, bodies, tenant="acme", quotas=held)
     with pytest.raises(TooManyEvents) as refused:
         await events.publish_batch(bounded.deployment, bodies, tenant="acme", quotas=held)
@@ -139,7 +139,7 @@ async def test_a_batch_of_several_tenants_counts_for_all_or_for_none(bounded: Sc
     for _ in range(20):
         await publish(bounded, held, tenant="rival")
     body = {"type": "a.b", "data": "1"}
-    both = [EventPublish.read(body), EventPublish.read({**body, "tenant": "rival"})]
+    both = [EventPublish.read(body).sent(), EventPublish.read({**body, "tenant": "rival"}).sent()]
     with pytest.raises(TooManyEvents, match="rival"):
         await events.publish_batch(bounded.deployment, both, tenant="acme", quotas=held)
     # Not one of acme's was counted.
