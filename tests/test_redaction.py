@@ -184,6 +184,41 @@ async def test_an_echo_is_known_however_the_answer_writes_it(
     assert "more" not in kept
 
 
+@pytest.mark.parametrize(
+    ("url", "echo"),
+    [
+        ("http://t0ken-alone@127.0.0.1:8000/", "t0ken-alone"),
+        ("http://t0ken-alone@127.0.0.1:8000/", base64.b64encode(b"t0ken-alone:").decode()),
+        ("http://127.0.0.1:8000/hook?t0ken-alone", "/hook?t0ken-alone"),
+        ("http://127.0.0.1:8000/hook?a=1&t0ken%2Falone", "t0ken/alone"),
+    ],
+    ids=["user", "basic", "query", "encoded query"],
+)
+async def test_what_a_url_shows_as_stars_is_not_kept_of_an_answer(
+    url: str, echo: str, sqlite_outpost: Outpost
+) -> None:
+    endpoint = await sqlite_outpost.endpoint(url)
+    policy = await EndpointBook(sqlite_outpost.deployment).read(endpoint.row)
+    assert policy is not None
+    kept = without_echoes(f"you sent {echo} to us", policy.secret_texts)
+    assert "***" in kept
+    assert echo not in kept
+
+
+@pytest.mark.parametrize(
+    "written",
+    [lambda value: json.dumps(value).replace("/", "\\/"), lambda value: quote(value, safe="")],
+    ids=["json with escaped slashes", "form"],
+)
+@pytest.mark.parametrize("version", ["v1", "v1a"])
+def test_a_signature_is_known_however_the_answer_writes_it(version: str, written: Callable[[str], str]) -> None:
+    signature = "aB/+" * 10 + "aBc="
+    kept = without_echoes(f"got {written(f'{version},{signature}')} and more", ())
+    assert "***" in kept
+    assert "aB" not in kept
+    assert "and more" in kept
+
+
 @pytest.mark.parametrize("shown", [4, 12, 23])
 def test_an_echo_that_the_excerpt_cuts_is_not_kept_in_part(shown: int) -> None:
     secret = "k3y-value-k3y-value-long"
