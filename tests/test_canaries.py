@@ -194,7 +194,10 @@ async def _live(story: Story, receiver: Receiver, outpost: Outpost) -> None:
 
 
 async def _live_with_credentials(
-    story: Story, receiver: Receiver, outpost: Outpost, repeats: Callable[[int], Callable[[Received], web.StreamResponse]]
+    story: Story,
+    receiver: Receiver,
+    outpost: Outpost,
+    repeats: Callable[[int], Callable[[Received], web.StreamResponse]],
 ) -> None:
     """Receivers that want an access token, or see a client certificate: refused, renewed, changed, tried."""
     plant = story.canaries.plant

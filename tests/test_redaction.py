@@ -200,9 +200,7 @@ async def test_an_echo_is_known_however_the_answer_writes_it(
     ],
     ids=["user", "basic", "query", "encoded query"],
 )
-async def test_what_a_url_shows_as_stars_is_not_kept_of_an_answer(
-    url: str, echo: str, sqlite_outpost: Outpost
-) -> None:
+async def test_what_a_url_shows_as_stars_is_not_kept_of_an_answer(url: str, echo: str, sqlite_outpost: Outpost) -> None:
     endpoint = await sqlite_outpost.endpoint(url)
     policy = await EndpointBook(sqlite_outpost.deployment).read(endpoint.row)
     assert policy is not None
