@@ -223,15 +223,16 @@ async def _live_with_credentials(
     await story.post("/v1/endpoints", {"url": alone, "event_types": ["of.nobody"]})
     body = {"url": receiver.url("/guarded"), "event_types": ["job.guarded"], "oauth2": oauth2}
     elsewhere = {**oauth2, "token_url": oauth2["token_url"].replace("/token", "/no-token")}
-    for credentials in (elsewhere, oauth2):
-        path = f"/v1/endpoints/{(await story.post('/v1/endpoints', {**body, 'oauth2': credentials}))['id']}"
-        await story.post(f"{path}/test")
+    made = [await story.post("/v1/endpoints", {**body, "oauth2": one}) for one in (elsewhere, oauth2)]
+    for endpoint in made:
+        await story.post(f"/v1/endpoints/{endpoint['id']}/test")
     await story.post("/v1/events", {"type": "job.guarded", "data": {}})
     await outpost.sees("SELECT 1 FROM dead_letters GROUP BY type HAVING count(*) = 2")
     for delivery in (await story.get("/v1/deliveries"))["data"]:
         await story.get(f"/v1/deliveries/{delivery['id']}")
     assert f"Bearer {story.canaries.kept['access token']}" in str(receiver.received("/guarded")[-1].headers)
-    await story.ask("PATCH", path, {"oauth2": {**oauth2, "client_id": "another", "client_secret": "***"}})
+    change = {"oauth2": {**oauth2, "client_id": "another", "client_secret": "***"}}
+    await story.ask("PATCH", f"/v1/endpoints/{made[-1]['id']}", change)
     with TemporaryDirectory() as directory:
         certificate, key = Authority.make(Path(directory)).client("us")
     plant("client key", key.splitlines()[1])
