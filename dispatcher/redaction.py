@@ -17,7 +17,8 @@ REDACTED = "***"
 
 _SENSITIVE = ("secret", "authorization", "signature", "password", "cookie", "api_key", "admin_key", "body", "token")
 
-_SIGNATURE = re.compile(r"\b(v1a?,)[A-Za-z0-9+/]{40,}=*")
+# Also as JSON and forms may write it.
+_SIGNATURE = re.compile(r"\b(v1a?(?:,|%2[Cc]))(?:[A-Za-z0-9+/]|\\/|%2[BbFf]){40,}(?:=|%3[Dd])*")
 # None goes beyond a double quote or ends in an escape: what is redacted may be a line of JSON.
 _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
     # user:password@ in a URL

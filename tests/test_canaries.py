@@ -7,6 +7,7 @@ import secrets
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import quote
 
@@ -25,6 +26,7 @@ from tests.outpost import Outpost
 from tests.process import process_as_before
 from tests.programs import Program, running_python
 from tests.receiver import Received, Receiver
+from tests.transport.certificates import Authority
 
 
 @dataclass(slots=True)
@@ -148,7 +150,8 @@ async def _live(story: Story, receiver: Receiver, outpost: Outpost) -> None:
     plant("ed25519 seed", base64.b64encode(keys.seed).decode())
     event = await story.post("/v1/events", {"type": "job.completed", "job_id": "job_1", "data": {"n": 1}})
     await outpost.sees("SELECT 1 FROM dead_letters")
-    [letter] = (await story.get("/v1/dead-letters"))["data"]
+    await _live_with_credentials(story, receiver, outpost, repeats)
+    [letter] = (await story.get("/v1/dead-letters?type=job.completed"))["data"]
     shown = await story.get(f"/v1/deliveries/{letter['delivery_id']}")
     assert "***" in shown["attempt_log"][0]["response_excerpt"]
     await story.post("/v1/dead-letters/redeliver", {"ids": [letter["id"]]})
@@ -188,6 +191,54 @@ async def _live(story: Story, receiver: Receiver, outpost: Outpost) -> None:
     await story.get("/v1/endpoints/ep_0000000000000")
     for page in ("/metrics", "/docs", "/openapi.json", "/healthz", "/readyz", "/v1/stats", "/v1/keys", "/v1/endpoints"):
         await story.get(page)
+
+
+async def _live_with_credentials(
+    story: Story,
+    receiver: Receiver,
+    outpost: Outpost,
+    repeats: Callable[[int], Callable[[Received], web.StreamResponse]],
+) -> None:
+    """Receivers that want an access token, or see a client certificate: refused, renewed, changed, tried."""
+    plant = story.canaries.plant
+    given = {"access_token": plant("access token"), "token_type": "Bearer"}
+
+    def asked(status: int) -> Callable[[Received], web.StreamResponse]:
+        def answer(request: Received) -> web.StreamResponse:
+            said = {"error": "invalid_client", "sent": request.body.decode(), "query": request.query, **request.headers}
+            return web.json_response({**said, **(given if status == 200 else {})}, status=status)
+
+        return answer
+
+    receiver.answers("/token", asked(200))
+    receiver.answers("/no-token", asked(401))
+    receiver.answers("/guarded", repeats(401))
+    oauth2 = {
+        "token_url": f"{receiver.url('/token')}?key={_encoded(plant('token URL value'))}",
+        "client_id": "client",
+        "client_secret": plant("client secret"),
+        "auth_method": "client_secret_post",
+    }
+    alone = f"http://{_encoded(plant('URL user alone'))}@127.0.0.1:9/?{_encoded(plant('query without a name'))}"
+    await story.post("/v1/endpoints", {"url": alone, "event_types": ["of.nobody"]})
+    body = {"url": receiver.url("/guarded"), "event_types": ["job.guarded"], "oauth2": oauth2}
+    elsewhere = {**oauth2, "token_url": oauth2["token_url"].replace("/token", "/no-token")}
+    made = [await story.post("/v1/endpoints", {**body, "oauth2": one}) for one in (elsewhere, oauth2)]
+    for endpoint in made:
+        await story.post(f"/v1/endpoints/{endpoint['id']}/test")
+    await story.post("/v1/events", {"type": "job.guarded", "data": {}})
+    await outpost.sees("SELECT 1 FROM dead_letters GROUP BY type HAVING count(*) = 2")
+    for delivery in (await story.get("/v1/deliveries"))["data"]:
+        await story.get(f"/v1/deliveries/{delivery['id']}")
+    assert f"Bearer {story.canaries.kept['access token']}" in str(receiver.received("/guarded")[-1].headers)
+    change = {"oauth2": {**oauth2, "client_id": "another", "client_secret": "***"}}
+    await story.ask("PATCH", f"/v1/endpoints/{made[-1]['id']}", change)
+    with TemporaryDirectory() as directory:
+        certificate, key = Authority.make(Path(directory)).client("us")
+    plant("client key", key.splitlines()[1])
+    body = {"url": "https://example.com/", "event_types": ["of.nobody"], "client_certificate": certificate}
+    await story.post("/v1/endpoints", {**body, "client_key": key})
+    await story.post("/v1/endpoints", {**body, "client_key": key.replace("PRIVATE", "PUBLIC")})
 
 
 async def _look_with_commands(canaries: Canaries, said: Callable[[], tuple[str, ...]]) -> None:

@@ -14,6 +14,7 @@ import pytest
 from aiohttp import web
 from hypothesis import example, given
 from hypothesis import strategies as st
+from yarl import URL
 
 from dispatcher import logs, redaction
 from dispatcher.engine.endpoint_book import EndpointBook
@@ -22,7 +23,8 @@ from dispatcher.rules.key_pairs import SigningKeys
 from dispatcher.rules.secrets import Secret
 from dispatcher.rules.signing import signature_header
 from dispatcher.settings import load
-from dispatcher.transport.client import EXCERPT_LIMIT
+from dispatcher.store.endpoint_fields import OAuth2Fields
+from dispatcher.transport.client import EXCERPT_LIMIT, Request
 from tests.outpost import Outpost
 from tests.process import process_as_before
 from tests.receiver import Received, Receiver
@@ -144,6 +146,10 @@ def test_no_representation_shows_a_key() -> None:
     keys = SigningKeys.beside(Secret("s3cret-text"))
     assert "s3cret" not in f"{keys!r} {keys.secret!r}"
     assert "pass-w0rd" not in repr(load(database_url="postgresql://app:pass-w0rd@host/name"))
+    request = Request(URL("https://u:pass-w0rd@host/?token=t0ken"), {"x-api-key": "k3y"}, b"b0dy", 1.0)
+    assert not any(secret in repr(request) for secret in ("pass-w0rd", "t0ken", "k3y", "b0dy"))
+    fields = {"token_url": "https://host/?key=k3y", "client_id": "c", "client_secret": "s3cret"}
+    assert not any(secret in repr(OAuth2Fields.read(fields)) for secret in ("k3y", "s3cret"))
 
 
 async def test_what_an_answer_repeats_of_its_request_is_not_kept(sqlite_outpost: Outpost) -> None:
@@ -182,6 +188,39 @@ async def test_an_echo_is_known_however_the_answer_writes_it(
     assert "***" in kept
     assert "k3y" not in kept
     assert "more" not in kept
+
+
+@pytest.mark.parametrize(
+    ("url", "echo"),
+    [
+        ("http://t0ken-alone@127.0.0.1:8000/", "t0ken-alone"),
+        ("http://t0ken-alone@127.0.0.1:8000/", base64.b64encode(b"t0ken-alone:").decode()),
+        ("http://127.0.0.1:8000/hook?t0ken-alone", "/hook?t0ken-alone"),
+        ("http://127.0.0.1:8000/hook?a=1&t0ken%2Falone", "t0ken/alone"),
+    ],
+    ids=["user", "basic", "query", "encoded query"],
+)
+async def test_what_a_url_shows_as_stars_is_not_kept_of_an_answer(url: str, echo: str, sqlite_outpost: Outpost) -> None:
+    endpoint = await sqlite_outpost.endpoint(url)
+    policy = await EndpointBook(sqlite_outpost.deployment).read(endpoint.row)
+    assert policy is not None
+    kept = without_echoes(f"you sent {echo} to us", policy.secret_texts)
+    assert "***" in kept
+    assert echo not in kept
+
+
+@pytest.mark.parametrize(
+    "written",
+    [lambda value: json.dumps(value).replace("/", "\\/"), lambda value: quote(value, safe="")],
+    ids=["json with escaped slashes", "form"],
+)
+@pytest.mark.parametrize("version", ["v1", "v1a"])
+def test_a_signature_is_known_however_the_answer_writes_it(version: str, written: Callable[[str], str]) -> None:
+    signature = "aB/+" * 10 + "aBc="
+    kept = without_echoes(f"got {written(f'{version},{signature}')} and more", ())
+    assert "***" in kept
+    assert "aB" not in kept
+    assert "and more" in kept
 
 
 @pytest.mark.parametrize("shown", [4, 12, 23])

@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from dispatcher.a2a.database import deployment_of
 from dispatcher.a2a.push_config import CONFIG_ID, OWNER, PushConfig
-from dispatcher.errors import InvalidField, NotFound
+from dispatcher.errors import Conflict, InvalidField, NotFound
 from dispatcher.ids import Kind, public_id
 from dispatcher.outbox.events import check_text
 from dispatcher.rules.callback_url import CallbackUrl
@@ -128,6 +128,10 @@ class OutboxPushNotificationConfigStore(PushNotificationConfigStore):
                 if stored.status is EndpointStatus.DISABLED and stored.disabled_reason is not Reason.OPERATOR:
                     await set_status(self._deployment, endpoint_id, "enable", tenant=self._tenant)
             except NotFound:
+                continue
+            except Conflict:
+                # Its receiver never proved that it wants it: it is asked anew, as that of a config that was not there.
+                await delete(self._deployment, endpoint_id, tenant=self._tenant)
                 continue
             return
         raise NotFound(f"config {config.id} of task {config.task_id} is being deleted; set it again")

@@ -6,8 +6,9 @@ from dispatcher.logs import logger
 
 log = logger("dispatcher.open_files")
 
-#: What a process has open beside its connections: the database's, logs, pipes.
-_OTHERS = 200
+#: What a process has open beside its connections: the database's, logs, pipes, and those of 200 test events and as many
+#: challenges.
+_OTHERS = 600
 
 
 def allow(connections: int) -> None:

@@ -3,9 +3,11 @@
 So is what else is sent like it.
 """
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from dispatcher.clock import rfc3339
 from dispatcher.engine.endpoint_book import EndpointBook
@@ -23,6 +25,16 @@ from dispatcher.store.hot import Claimed
 from dispatcher.transport.client import HttpClient
 
 TYPE = "webhook.test"
+#: So many are sent at once for those who ask for them, the others wait: each has connections of its own, and must not
+#: take the open files that deliveries need.
+AT_ONCE = 200
+
+_TURNS: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
+
+
+def turn() -> asyncio.Semaphore:
+    """What whoever sends one because somebody asked holds meanwhile."""
+    return _TURNS.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(AT_ONCE))
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +65,8 @@ async def send_test(deployment: Deployment, endpoint_row: int, keys: SigningKeys
         )
     sent_at = rfc3339(deployment.clock.now())
     data = {"message": "This is a test event.", "endpoint_id": policy.endpoint_id, "sent_at": sent_at}
-    exchange, duration_ms = await send_at_once(deployment, policy, TYPE, data, policy.profile)
+    async with turn():
+        exchange, duration_ms = await send_at_once(deployment, policy, TYPE, data, policy.profile)
     return Tested(exchange.error is None, exchange.status, exchange.error, duration_ms)
 
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from urllib.parse import quote_plus, urlencode
 
 from dispatcher.errors import InvalidField
+from dispatcher.redaction import echoes, without_echoes
 from dispatcher.rules.callback_url import CallbackUrl
 from dispatcher.rules.egress import EgressRules
 
@@ -41,7 +42,8 @@ class Token:
     usable_s: float
 
     def hidden_in(self, shown: str) -> str:
-        """A text with `***` in place of the token, also where the text's end has cut it."""
+        """A text with `***` in place of the token, however it is written, also where the text's end has cut it."""
+        shown = without_echoes(shown, sorted(echoes(self.text), key=len, reverse=True))
         return re.sub(re.escape(self.text[:_TELLING]) + "[A-Za-z0-9._~+/=-]*", "***", shown)
 
 

@@ -141,8 +141,10 @@ async def verify(deployment: Deployment, endpoint_id: str, *, tenant: str | None
                 )
     # Only here, as above.
     from dispatcher.engine.challenge import challenge
+    from dispatcher.engine.test_event import turn
 
-    result = await challenge(deployment, endpoint.row_id)
+    async with turn():
+        result = await challenge(deployment, endpoint.row_id)
     async with deployment.database.read() as connection:
         verified_at = (await view(connection, tables, endpoint.row_id)).verified_at
     return VerifyResult(

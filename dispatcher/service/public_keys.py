@@ -15,6 +15,7 @@ from dispatcher.service.models import Jwk, JwkSet, Page, PublicKey
 from dispatcher.store import staged_secrets
 from dispatcher.store.deployment import Deployment
 from dispatcher.store.endpoint_rows import is_asymmetric
+from dispatcher.store.keyring import Unreadable
 from dispatcher.store.signing_secrets import signing
 
 
@@ -30,14 +31,15 @@ async def of_endpoint(deployment: Deployment, endpoint_id: str, *, tenant: str |
 async def jwk_set(deployment: Deployment, endpoint_id: str | None) -> JwkSet:
     """The same as a JWK set, for whoever asks: none for an endpoint that there is not, so that it tells nobody.
 
-    And none without one, since the deployment has none.
+    And none without one, since the deployment has none, nor where they cannot be read: nothing is signed with those,
+    and who has no key must not fill the log with what is wrong.
     """
     if endpoint_id is None:
         return JwkSet(keys=[])
     async with deployment.database.read() as connection:
         try:
             keys = await _keys(connection, deployment, endpoint_id, None)
-        except NotFound:
+        except (NotFound, Unreadable):
             keys = []
     return JwkSet(keys=[Jwk(x=key_pairs.PublicKey.parse(key.public_key).jwk_x, kid=key.id) for key in keys])
 

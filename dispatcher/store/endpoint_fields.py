@@ -125,6 +125,7 @@ class OAuth2Fields(GivenFields):
         description="The token endpoint, under the same rules as a callback URL; password and query values are shown as"
         " `***`.",
         examples=["https://auth.example.com/oauth/token"],
+        repr=False,
     )
     client_id: Name
     client_secret: Name = Field(

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
+from urllib.parse import unquote_plus
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import select
@@ -135,8 +136,13 @@ def _secret_texts(url: URL, headers: Mapping[str, str]) -> tuple[str, ...]:
     texts = list(headers.values())
     if url.raw_password is not None:
         texts += [url.raw_password, url.password or "", _basic(url)]
-    if url.raw_query_string:
-        texts += [part.partition("=")[2] for part in url.raw_query_string.split("&")] + list(url.query.values())
+    elif url.raw_user is not None:
+        # A user alone is usually a token.
+        texts += [url.raw_user, url.user or "", _basic(url)]
+    for part in url.raw_query_string.split("&"):
+        name, equals, value = part.partition("=")
+        secret = value if equals else name
+        texts += [secret, unquote_plus(secret)]
     # The credentials of an Authorization header are repeated without their scheme too.
     texts += [text.partition(" ")[2] for text in texts]
     # Short ones say nothing, and would be found in every answer. The longest first: one may be a part of another.

@@ -87,13 +87,16 @@ def check_headers(
     a header has no value.
     """
     url, static = urlsplit(url_shown), "authorization" in {name.lower() for name in headers}
+    signs = (signature_header or "").lower() == "authorization"
     if "@" in url.netloc and static:
         raise InvalidField("headers/Authorization", "cannot be sent beside the URL's user and password; remove one")
+    if "@" in url.netloc and signs:
+        raise InvalidField("signature_header", "sets Authorization, and so do the URL's user and password; remove one")
     if credentials.oauth2 is not None:
         for does, other in (
             ("@" in url.netloc, "the URL's user and password"),
             (static, "a static Authorization header"),
-            ((signature_header or "").lower() == "authorization", "signature_header"),
+            (signs, "signature_header"),
         ):
             if does:
                 raise InvalidField("oauth2", f"sets Authorization, and so does {other}; remove one")

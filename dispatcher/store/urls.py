@@ -27,8 +27,10 @@ class DatabaseUrl:
 
     @property
     def shown(self) -> str:
-        """Without its password."""
-        return self.url.render_as_string(hide_password=True)
+        """Without its password, which may also be a parameter."""
+        hidden = {name: "***" for name in self.url.query if "password" in name}
+        # Not encoded, as where it stands before the host.
+        return self.url.update_query_dict(hidden).render_as_string(hide_password=True).replace("%2A%2A%2A", "***")
 
     @property
     def several_hosts(self) -> bool:

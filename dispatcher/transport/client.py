@@ -49,6 +49,10 @@ class Request(Struct, frozen=True, gc=False):
     timeout_s: float
     credentials: Credentials | None = None
 
+    def __repr__(self) -> str:
+        # Its URL and headers are full of secrets.
+        return f"Request(host={self.url.raw_host!r})"
+
 
 class HttpClient:
     """A connection pool behind the egress guard. Use it in the event loop that runs it; close it at the end.

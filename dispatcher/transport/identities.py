@@ -4,6 +4,7 @@ import asyncio
 import ssl
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from weakref import WeakKeyDictionary
 
 from yarl import URL
 
@@ -19,6 +20,9 @@ OPENING = 2
 
 OpenWire = Callable[[Contexts], Wire]
 
+#: By event loop, since each test event and each challenge has a client of its own.
+_TURNS: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
+
 
 class _Pool:
     """One endpoint's connections under one certificate."""
@@ -31,13 +35,13 @@ class _Pool:
 
 
 class Identities:
-    """The pools of one process, opened when they are first needed."""
+    """The pools of one client, opened when they are first needed."""
 
     def __init__(self, trust: Trust, open_wire: OpenWire) -> None:
         self._trust, self._open_wire = trust, open_wire
         self._pools: OrderedDict[str, _Pool] = OrderedDict()
         self._closing: set[asyncio.Task[None]] = set()
-        self._turns = asyncio.Semaphore(OPENING)
+        self._turns = _TURNS.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(OPENING))
 
     async def post(
         self,

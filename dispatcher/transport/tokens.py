@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from time import monotonic
 from typing import assert_never
-from weakref import WeakValueDictionary
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from msgspec import Struct
 from yarl import URL
@@ -48,28 +48,39 @@ class _Kept(Struct, gc=False):
     came: Token | Unauthorized
 
 
+class _Known:
+    """What is known of token endpoints, and how often they are asked, whichever client asks: each test event and each
+    challenge has one of its own, and whoever sends many must not make more of us than deliveries do.
+    """
+
+    def __init__(self) -> None:
+        self.kept: OrderedDict[OAuth2, _Kept] = OrderedDict()
+        # Weak, so that they are gone with the last who asks.
+        self.turns: WeakValueDictionary[OAuth2, asyncio.Lock] = WeakValueDictionary()
+        self.hosts: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
+
+
+_KNOWN: WeakKeyDictionary[asyncio.AbstractEventLoop, _Known] = WeakKeyDictionary()
+
+
 class Tokens:
-    """The tokens of one process. `clock` counts seconds."""
+    """The tokens of one event loop, as one client of it asks for them. `clock` counts seconds."""
 
     def __init__(self, wire: Wire, clock: Callable[[], float] = monotonic) -> None:
         self._wire, self._clock = wire, clock
-        self._kept: OrderedDict[OAuth2, _Kept] = OrderedDict()
+        self._known = _KNOWN.setdefault(asyncio.get_running_loop(), _Known())
         self._asking: dict[OAuth2, asyncio.Task[_Kept]] = {}
-        # Weak, so that a host's is gone with the last who asks it.
-        self._hosts: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
 
     async def token(self, credentials: OAuth2) -> Token:
         """A token that holds. Raises `Unauthorized`, `ProxyFailed`, and `OSError` for what this machine is out of."""
-        kept = self._kept.get(credentials)
-        if kept is None or kept.until <= self._clock():
+        kept = self._held(credentials)
+        if kept is None:
             asking = self._asking.get(credentials)
             if asking is None:
                 asking = self._asking[credentials] = asyncio.create_task(self._ask(credentials))
                 asking.add_done_callback(lambda task: self._asked(credentials, task))
             # Whoever stops waiting stops nobody else's.
             kept = await asyncio.shield(asking)
-        else:
-            self._kept.move_to_end(credentials)
         match kept.came:
             case Token():
                 return kept.came
@@ -80,7 +91,7 @@ class Tokens:
 
     def refused(self, credentials: OAuth2, token: Token) -> None:
         """A receiver took this token for none: another is asked for, unless it was only just got or is gone already."""
-        kept = self._kept.get(credentials)
+        kept = self._known.kept.get(credentials)
         if kept is not None and kept.came is token:
             kept.until = min(kept.until, kept.asked_at + SPACING_S)
 
@@ -91,27 +102,44 @@ class Tokens:
             task.cancel()
         await asyncio.gather(*asking, return_exceptions=True)
 
+    def _held(self, credentials: OAuth2) -> _Kept | None:
+        kept = self._known.kept.get(credentials)
+        if kept is None or kept.until <= self._clock():
+            return None
+        self._known.kept.move_to_end(credentials)
+        return kept
+
     async def _ask(self, credentials: OAuth2) -> _Kept:
-        asked_at = self._clock()
-        try:
-            token = await self._answer(credentials)
-        except Unauthorized as failure:
-            return _Kept(asked_at, asked_at + SPACING_S, failure)
-        return _Kept(asked_at, asked_at + max(token.usable_s, SPACING_S), token)
+        async with self._known.turns.setdefault(credentials, asyncio.Lock()):
+            # Another client may have asked meanwhile.
+            kept = self._held(credentials)
+            if kept is None:
+                asked_at = self._clock()
+                try:
+                    token = await self._answer(credentials)
+                    kept = _Kept(asked_at, asked_at + max(token.usable_s, SPACING_S), token)
+                except Unauthorized as failure:
+                    kept = _Kept(asked_at, asked_at + SPACING_S, failure)
+                self._keep(credentials, kept)
+        return kept
+
+    def _keep(self, credentials: OAuth2, kept: _Kept) -> None:
+        known = self._known.kept
+        known[credentials] = kept
+        known.move_to_end(credentials)
+        if len(known) > CAPACITY:
+            known.popitem(last=False)
 
     def _asked(self, credentials: OAuth2, task: "asyncio.Task[_Kept]") -> None:
         del self._asking[credentials]
-        if task.cancelled() or task.exception() is not None:
-            return
-        self._kept[credentials] = task.result()
-        self._kept.move_to_end(credentials)
-        if len(self._kept) > CAPACITY:
-            self._kept.popitem(last=False)
+        if not task.cancelled():
+            # Seen: whoever waited for it was told.
+            task.exception()
 
     async def _answer(self, credentials: OAuth2) -> Token:
         url = URL(credentials.token_url, encoded=True)
         headers, body = credentials.request()
-        host = self._hosts.setdefault(url.raw_authority, asyncio.Semaphore(AT_ONCE))
+        host = self._known.hosts.setdefault(url.raw_authority, asyncio.Semaphore(AT_ONCE))
         try:
             async with asyncio.timeout(PATIENCE_S), host:
                 answer = await self._posted(url, {**headers, "user-agent": USER_AGENT}, body)

@@ -128,6 +128,24 @@ async def test_a_config_that_was_disabled_is_enabled_by_setting_it_again_unless_
     assert row.status == status
 
 
+@pytest.mark.parametrize("url", ["http://127.0.0.1:8000/push", "http://127.0.0.1:8000/other"], ids=["same", "other"])
+async def test_a_config_that_never_proved_itself_is_asked_anew_by_setting_it_again(
+    outpost: Outpost, engine: AsyncEngine, producer_environment: pytest.MonkeyPatch, url: str
+) -> None:
+    producer_environment.setenv("DISPATCHER_VERIFY_ENDPOINTS", "true")
+    producer_settings.cache_clear()
+    store = OutboxPushNotificationConfigStore(engine)
+    await store.set_info("task_1", config(), ANNA)
+    [row] = await endpoints(outpost)
+    async with outpost.database.begin() as connection:
+        assert await disable(connection, outpost.database, row.row_id, Reason.EXPIRED)
+    await store.set_info("task_1", config(url), ANNA)
+    [row] = await endpoints(outpost)
+    assert (row.status, row.url_shown) == ("paused", url)
+    assert (row.challenge_due_at is not None, row.challenges) == (True, 0)
+    assert [one.url for one in await store.get_info("task_1", ANNA)] == [url]
+
+
 async def test_a_config_keeps_its_secret_when_it_is_set_again(outpost: Outpost, engine: AsyncEngine) -> None:
     asked = []
 

@@ -22,10 +22,10 @@ def test_a_soft_limit_is_raised_as_far_as_needed_and_no_further(few_files: int) 
     open_files.allow(100)
     assert resource.getrlimit(resource.RLIMIT_NOFILE) == (1000, few_files)
     open_files.allow(1000)
-    assert resource.getrlimit(resource.RLIMIT_NOFILE) == (1200, few_files)
+    assert resource.getrlimit(resource.RLIMIT_NOFILE) == (1600, few_files)
 
 
-@pytest.mark.parametrize(("command", "wanted"), [("serve", 1100 + 300 + 200), ("work", 900 + 200)])
+@pytest.mark.parametrize(("command", "wanted"), [("serve", 1100 + 300 + 600), ("work", 900 + 600)])
 async def test_a_dispatcher_has_room_for_its_connections(
     started: Started, sqlite_url: str, few_files: int, command: str, wanted: int
 ) -> None:

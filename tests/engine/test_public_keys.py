@@ -12,6 +12,7 @@ from dispatcher.rules.verifying import verify
 from dispatcher.service import endpoints, public_keys, tenants
 from dispatcher.service.models import EndpointUpdate, RotateSecret, TenantSecretSet
 from dispatcher.states import SignatureVersion
+from dispatcher.store.keyring import Unreadable
 from tests.clock import FakeClock
 from tests.outpost import Outpost, Registered
 from tests.receiver import Received, Receiver
@@ -131,3 +132,13 @@ async def test_the_jwk_set_is_the_same_keys_and_tells_nobody_what_there_is(outpo
         assert (await public_keys.jwk_set(outpost.deployment, unknown)).keys == []
     with pytest.raises(NotFound):
         await public_keys.of_endpoint(outpost.deployment, endpoint.id, tenant="another")
+
+
+async def test_strangers_learn_of_keys_that_cannot_be_read_no_more_than_of_none(outpost: Outpost) -> None:
+    endpoint = await outpost.endpoint(signatures=BOTH)
+    async with outpost.database.begin() as connection:
+        await connection.execute(outpost.tables.endpoint_secrets.update().values(sealed=b"damaged"))
+    assert (await public_keys.jwk_set(outpost.deployment, endpoint.id)).keys == []
+    # Who has a key is told.
+    with pytest.raises(Unreadable):
+        await public_keys.of_endpoint(outpost.deployment, endpoint.id, tenant=None)

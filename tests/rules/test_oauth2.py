@@ -1,6 +1,8 @@
 """Client credentials: what is asked of a token endpoint, and for how long its answer holds."""
 
 import json
+from collections.abc import Callable
+from urllib.parse import quote
 
 import pytest
 
@@ -51,6 +53,22 @@ def test_a_token_is_used_until_shortly_before_it_expires(said: object, usable_s:
 )
 def test_a_token_that_is_sent_back_is_hidden(shown: str, hidden: str) -> None:
     assert Token("t0ken-of-many-parts==", 1.0).hidden_in(shown) == hidden
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        lambda text: json.dumps({"authorization": f"Bearer {text}"}).replace("/", "\\/"),
+        lambda text: f"authorization={quote(f'Bearer {text}', safe='')}",
+        lambda text: "x" * 300 + text[:8],
+        lambda text: "x" * 300 + text.replace("/", "\\/")[:9],
+    ],
+    ids=["json with escaped slashes", "form", "cut", "cut json"],
+)
+def test_a_token_is_hidden_however_an_answer_writes_it(written: Callable[[str], str]) -> None:
+    hidden = Token("t0k/en+of/many+parts==", 1.0).hidden_in(written("t0k/en+of/many+parts=="))
+    assert "***" in hidden
+    assert not any(part in hidden for part in ("t0k", "many", "parts"))
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b'{"error": 1}', b'{"error": "a b"}', b'{"error": "' + b"a" * 41 + b'"}'])

@@ -145,6 +145,7 @@ async def test_stars_sent_back_leave_the_client_secret_where_it_is_sent_today(sc
         ({"oauth2": OAUTH2, "headers": {"authorization": "Bearer a"}}, "oauth2"),
         ({"oauth2": OAUTH2, "signature_header": "Authorization"}, "oauth2"),
         ({"oauth2": OAUTH2, "url": "https://user:password@example.com/"}, "oauth2"),
+        ({"signature_header": "Authorization", "url": "https://user:password@example.com/"}, "signature_header"),
         ({"client_key": "key"}, "client_certificate"),
         ({"client_certificate": "certificate"}, "client_key"),
         ({"client_certificate": "certificate", "client_key": "***"}, "client_key"),

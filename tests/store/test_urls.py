@@ -27,6 +27,12 @@ def test_every_driver_of_postgresql_becomes_ours_and_the_password_is_not_shown(d
     assert "s3cret" not in parsed.shown
 
 
+def test_a_password_among_the_parameters_is_not_shown_either() -> None:
+    parsed = parse_database_url("postgresql://me@db/app?password=s3cret&port=6000")
+    assert parsed.url.query["password"] == "s3cret"
+    assert parsed.shown == "postgresql+asyncpg://me@db/app?password=***&port=6000"
+
+
 def test_several_hosts_are_tried_until_one_can_write() -> None:
     parsed = parse_database_url("postgresql://me:pw@one,two:6000/app?target_session_attrs=read-write")
     assert dict(parsed.url.query) == {"host": ("one:5432", "two:6000")}

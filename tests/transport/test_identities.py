@@ -104,10 +104,15 @@ async def test_pools_are_opened_few_at_once_so_that_threads_are_left_for_others(
         return context
 
     monkeypatch.setattr(Trust, "context_for", watched)
-    client = opened(ca_file=authority.trusted)
+    # Whichever client it is for: a test event has one of its own.
+    clients = [opened(ca_file=authority.trusted) for _ in range(3)]
     async with RawReceiver(tls=authority.asking(HOST)) as receiver:
-        each = [shown(authority, f"{n}") for n in range(3 * identities.OPENING)]
-        exchanges = await asyncio.gather(*(post(client, receiver.url(), credentials=one) for one in each))
+        each = [
+            (client, shown(authority, f"{n}-{m}"))
+            for n, client in enumerate(clients)
+            for m in range(identities.OPENING)
+        ]
+        exchanges = await asyncio.gather(*(post(client, receiver.url(), credentials=one) for client, one in each))
     assert [exchange.status for exchange in exchanges] == [200] * len(each)
     assert most == identities.OPENING
 

@@ -276,6 +276,35 @@ async def test_one_host_is_asked_for_few_tokens_at_once(source: Tokens, monkeypa
         assert slow.connections == 1
 
 
+async def test_a_client_of_its_own_has_a_token_endpoint_asked_no_more_often(opened: Open, receiver: Receiver) -> None:
+    receiver.answers("/token", gives("t0ken"))
+    receiver.answers("/down", 503)
+    # As test events and challenges have.
+    clients = [opened() for _ in range(4)]
+    for path, status in (("/token", 200), ("/down", None)):
+        credentials = Credentials("ep_1", None, asking(receiver.url(path)))
+        exchanges = await asyncio.gather(
+            *(post(client, receiver.url("/hook"), credentials=credentials) for client in clients)
+        )
+        assert [exchange.status for exchange in exchanges] == [status] * 4
+        assert len(receiver.received(path)) == 1
+
+
+async def test_one_client_that_closes_leaves_the_others_their_token(opened: Open, receiver: Receiver) -> None:
+    leaving, staying = opened(), opened()
+    async with RawReceiver(None) as slow:
+        credentials = Credentials("ep_1", None, asking(slow.url("/token")))
+        first = asyncio.create_task(post(leaving, receiver.url("/hook"), credentials=credentials))
+        await slow.asked.wait()
+        slow.answer_next(answer(b'{"access_token": "t0ken"}'))
+        second = asyncio.create_task(post(staying, receiver.url("/hook"), credentials=credentials))
+        await asyncio.sleep(0)
+        await leaving.close()
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        assert (await second).status == 200
+
+
 async def test_at_the_end_nobody_waits_for_a_token(opened: Open, receiver: Receiver) -> None:
     client = opened()
     async with RawReceiver(None) as slow:
