@@ -4,6 +4,7 @@ import asyncio
 import os
 import secrets
 import shutil
+import signal
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from dispatcher.outbox.publish import producer_settings
 from dispatcher.settings import Settings
 from dispatcher.store.database import open_database
 from dispatcher.store.migrate import upgrade
+from tests import fork_server
 from tests.bad_receiver import BadReceiver
 from tests.clock import FakeClock
 from tests.outpost import SECRET_KEY, Outpost
@@ -52,7 +54,16 @@ def _nobodys_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
         for name in [name for name in os.environ if name.startswith("DISPATCHER_")]:
             patch.delenv(name)
         patch.chdir(tmp_path_factory.mktemp("nowhere"))
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+            # A script that runs the tests in the background has it ignored, and so would each process that they start.
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _fork_server_ends() -> Iterator[None]:
+    yield
+    fork_server.end()
 
 
 @pytest.fixture(autouse=True)

@@ -99,7 +99,7 @@ class Scene:
 
     async def pause(self, worker: Worker) -> frozenset[InFlight]:
         """SIGSTOP, and what that interrupts once the lease has ended."""
-        worker.pause()
+        await worker.pause()
         return await self.struck_down(worker)
 
     async def taken_over(self, worker: Worker) -> None:
