@@ -6,6 +6,8 @@ What is about the start itself, or about what is imported, starts `sys.executabl
 """
 
 import asyncio
+import atexit
+import gc
 import json
 import os
 import runpy
@@ -16,11 +18,13 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
+from typing import NoReturn
 
 from tests.fork_client import HEADER, ask
 
@@ -80,7 +84,7 @@ class ForkedProcess:
 async def fork(
     *arguments: str | Path, environment: Mapping[str, str], stdout: int | None = None, stdin: int | None = None
 ) -> ForkedProcess:
-    """Runs `python *arguments` (`-m module …` or `file …`), in this process's directory; both outputs go to one pipe.
+    """Runs `python *arguments` (`-m module …`, `-c code …` or `file …`), in this process's directory; both outputs go to one pipe.
 
     `stdout`, `stdin`: descriptors instead of the pipe and of nothing.
     """
@@ -177,12 +181,34 @@ class _Asked:
         path = list(filter(None, self.environment.get("PYTHONPATH", "").split(os.pathsep)))
         sys.path[:] = [*path, *(one for one in sys.path if one not in path)]
 
-    def run(self) -> None:
-        """As `python *arguments`."""
+    def run(self) -> NoReturn:
+        """As `python *arguments`, to its end, and without a second of cleaning up what is gone anyway."""
+        code = 0
+        try:
+            self._run()
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else int(end.code is not None)
+            if isinstance(end.code, str):
+                print(end.code, file=sys.stderr)
+        except Exception:
+            code = 1
+            sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+        # As multiprocessing ends what it has forked.
+        threading._shutdown()  # type: ignore[attr-defined]
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+    def _run(self) -> None:
         if self.arguments[0] == "-m":
             sys.argv[:] = self.arguments[1:]
             sys.path.insert(0, os.getcwd())
             runpy.run_module(self.arguments[1], run_name="__main__", alter_sys=True)
+        elif self.arguments[0] == "-c":
+            sys.argv[:] = ["-c", *self.arguments[2:]]
+            sys.path.insert(0, "")
+            exec(self.arguments[1], {"__name__": "__main__"})
         else:
             sys.argv[:] = self.arguments
             sys.path.insert(0, str(Path(self.arguments[0]).parent))
@@ -258,6 +284,9 @@ def _serve() -> _Asked | None:
     listener.listen(64)
     for name in _IMPORTED:
         import_module(name)
+    # What all have in common stays in memory once.
+    gc.collect()
+    gc.freeze()
     print(f"{directory}/socket", flush=True)
     asked = _Server(listener).serve()
     if asked is None:

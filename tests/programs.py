@@ -100,7 +100,7 @@ async def running(*command: str | Path, **environment: str) -> AsyncIterator[Pro
 
 @asynccontextmanager
 async def running_python(*arguments: str | Path, **environment: str) -> AsyncIterator[Program]:
-    """Runs a Python program meanwhile, with the tests' own packages: `-m module …` or `file …`."""
+    """Runs a Python program meanwhile, with the tests' own packages: `-m module …`, `-c code …` or `file …`."""
     with_path = _within({"PYTHONPATH": os.pathsep.join(sys.path)} | environment)
     async with _ended(await fork(*arguments, environment=with_path)) as program:
         yield program
