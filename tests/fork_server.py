@@ -34,8 +34,8 @@ _IMPORTED = (
     "dispatcher.cli.main", "dispatcher.cli.serve", "dispatcher.cli.work", "dispatcher.cli.session",
     "dispatcher.cli.schema", "dispatcher.cli.findings", "dispatcher.cli.redelivery", "dispatcher.cli.settings_page",
     "dispatcher.outbox.callbacks", "dispatcher.outbox.job_links", "dispatcher.outbox.publish",
-    "dispatcher.rules.verifying", "alembic.command", "uvloop", "asyncpg", "psycopg", "sqlalchemy.dialects.sqlite.aiosqlite",
-    "fastapi", "uvicorn",
+    "dispatcher.rules.verifying", "alembic.command", "uvloop", "asyncpg", "psycopg",
+    "sqlalchemy.dialects.sqlite.aiosqlite", "fastapi", "uvicorn",
 )  # fmt: skip
 
 
@@ -84,9 +84,9 @@ class ForkedProcess:
 async def fork(
     *arguments: str | Path, environment: Mapping[str, str], stdout: int | None = None, stdin: int | None = None
 ) -> ForkedProcess:
-    """Runs `python *arguments` (`-m module …`, `-c code …` or `file …`), in this process's directory; both outputs go to one pipe.
+    """Runs `python *arguments` (`-m module …`, `-c code …` or `file …`) in this process's directory.
 
-    `stdout`, `stdin`: descriptors instead of the pipe and of nothing.
+    Both its outputs are read from its `stdout`. `stdout`, `stdin`: descriptors instead of that and of nothing.
     """
     loop = asyncio.get_running_loop()
     connection = socket.socket(socket.AF_UNIX)
@@ -149,6 +149,8 @@ class _Asked:
 
     def __init__(self, connection: socket.socket) -> None:
         header, self.streams, _, _ = socket.recv_fds(connection, HEADER, 3)
+        if len(header) < HEADER:
+            raise ConnectionError("a client has left")
         missing = int.from_bytes(header, "big")
         parts = []
         while missing:
@@ -175,9 +177,9 @@ class _Asked:
         for number in (signal.SIGCHLD, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        sys.stdin = open(0, closefd=False)
-        sys.stdout = open(1, "w", buffering=1, closefd=False)
-        sys.stderr = open(2, "w", buffering=1, closefd=False, errors="backslashreplace")
+        sys.stdin = os.fdopen(0, closefd=False)
+        sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
+        sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False, errors="backslashreplace")
         path = list(filter(None, self.environment.get("PYTHONPATH", "").split(os.pathsep)))
         sys.path[:] = [*path, *(one for one in sys.path if one not in path)]
 
@@ -190,9 +192,9 @@ class _Asked:
             code = end.code if isinstance(end.code, int) else int(end.code is not None)
             if isinstance(end.code, str):
                 print(end.code, file=sys.stderr)
-        except Exception:
+        except Exception:  # noqa: BLE001 - told as Python tells of it
             code = 1
-            sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+            sys.excepthook(*sys.exc_info())
         # As multiprocessing ends what it has forked.
         threading._shutdown()  # type: ignore[attr-defined]
         atexit._run_exitfuncs()
@@ -230,15 +232,20 @@ class _Server:
 
     def serve(self) -> _Asked | None:
         """Returns in each forked process, with what it is for; in the server when its standard input ends."""
+        listener, bell, end = self._listener.fileno(), self._bell.fileno(), 0
         while True:
-            ready, _, _ = select.select([self._listener, self._bell, 0], [], [])
-            if self._bell in ready:
+            ready, _, _ = select.select([listener, bell, end], [], [])
+            if bell in ready:
                 with suppress(BlockingIOError):
                     self._bell.recv(4096)
                 self._reap()
-            if self._listener in ready:
+            if listener in ready:
                 connection, _ = self._listener.accept()
-                asked = _Asked(connection)
+                try:
+                    asked = _Asked(connection)
+                except ConnectionError:
+                    connection.close()
+                    continue
                 pid = os.fork()
                 if pid == 0:
                     self._leave(connection)
@@ -246,7 +253,7 @@ class _Server:
                 asked.close()
                 self._clients[pid] = connection
                 self._tell(connection, pid)
-            if 0 in ready and not os.read(0, 1):
+            if end in ready and not os.read(end, 1):
                 return None
 
     def _reap(self) -> None:
