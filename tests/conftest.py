@@ -40,9 +40,13 @@ hypothesis_settings.register_profile(
 hypothesis_settings.load_profile("suite")
 
 
+#: Directories of tests that take seconds each.
+_LONG = {"chaos", "demo", "docs", "examples", "fuzz"}
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest come first, so that none of them is all that is left to wait for at the end."""
-    items.sort(key=lambda item: "chaos" not in item.path.parts)
+    items.sort(key=lambda item: _LONG.isdisjoint(item.path.parts))
 
 
 @pytest.fixture(scope="session", autouse=True)

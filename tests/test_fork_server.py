@@ -56,7 +56,15 @@ async def test_an_error_is_told_with_its_traceback() -> None:
 
 
 async def test_it_is_interrupted_stopped_and_killed_by_signals() -> None:
-    waits = "import signal\ntry:\n    print('waits')\n    signal.pause()\nexcept KeyboardInterrupt:\n    print('asked')\nsignal.pause()"
+    waits = """
+import signal
+try:
+    print("waits")
+    signal.pause()
+except KeyboardInterrupt:
+    print("asked")
+signal.pause()
+"""
     process = await fork("-c", waits, environment=ENVIRONMENT)
     assert process.stdout is not None
     assert await process.stdout.readline() == b"waits\n"
