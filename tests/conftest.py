@@ -99,9 +99,16 @@ def stoppable_postgres() -> Iterator[OwnPostgres]:
 
 
 @pytest.fixture(scope="session")
-def postgres_template(postgres_server: str) -> Iterator[str]:
+def postgres_owner(postgres_server: str) -> Iterator[psycopg.Connection]:
+    """The connection that makes and drops each test's database."""
+    with psycopg.connect(postgres_server, autocommit=True) as connection:
+        yield connection
+
+
+@pytest.fixture(scope="session")
+def postgres_template(postgres_server: str, postgres_owner: psycopg.Connection) -> Iterator[str]:
     """The name of a migrated database that each test's is copied from."""
-    with _new_database(postgres_server) as name:
+    with _new_database(postgres_owner) as name:
         _migrate(_asyncpg(postgres_server, name))
         yield name
 
@@ -115,9 +122,9 @@ def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def postgres_url(postgres_server: str, postgres_template: str) -> Iterator[str]:
+def postgres_url(postgres_server: str, postgres_owner: psycopg.Connection, postgres_template: str) -> Iterator[str]:
     """A migrated PostgreSQL database for one test, through asyncpg."""
-    with _new_database(postgres_server, postgres_template) as name:
+    with _new_database(postgres_owner, postgres_template) as name:
         yield _asyncpg(postgres_server, name)
 
 
@@ -135,9 +142,9 @@ def database_url(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def empty_postgres_url(postgres_server: str) -> Iterator[str]:
+def empty_postgres_url(postgres_server: str, postgres_owner: psycopg.Connection) -> Iterator[str]:
     """A PostgreSQL database without any table."""
-    with _new_database(postgres_server) as name:
+    with _new_database(postgres_owner) as name:
         yield _asyncpg(postgres_server, name)
 
 
@@ -154,17 +161,14 @@ def empty_database_url(request: pytest.FixtureRequest) -> str:
 
 
 @contextmanager
-def _new_database(server: str, template: str = "template0") -> Iterator[str]:
+def _new_database(owner: psycopg.Connection, template: str = "template0") -> Iterator[str]:
     # Random, since several runs may share TEST_DATABASE_URL's server.
     name = f"dispatcher_test_{secrets.token_hex(6)}"
-    with psycopg.connect(server, autocommit=True) as connection:
-        connection.execute(
-            sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(template))
-        )
-        try:
-            yield name
-        finally:
-            connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+    owner.execute(sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(template)))
+    try:
+        yield name
+    finally:
+        owner.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
 def _migrate(url: str) -> None:
