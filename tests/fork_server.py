@@ -254,6 +254,9 @@ class _Server:
                 self._clients[pid] = connection
                 self._tell(connection, pid)
             if end in ready and not os.read(end, 1):
+                # The tests are over, or were killed: then nobody else ends what they had started.
+                for pid in self._clients:
+                    os.kill(pid, signal.SIGKILL)
                 return None
 
     def _reap(self) -> None:

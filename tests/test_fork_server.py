@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests import fork_client
-from tests.fork_server import ForkedProcess, address, fork
+from tests.fork_server import ForkedProcess, address, end, fork
 
 ENVIRONMENT = {"PYTHONPATH": os.pathsep.join(sys.path), "OF_ITS_OWN": "so it is"}
 
@@ -89,3 +89,13 @@ async def test_a_program_that_is_no_python_gets_one_by_the_client(tmp_path: Path
     shown, _ = await client.communicate(b"piped")
     assert shown.decode() == f"piped so it is {tmp_path}\n"
     assert client.returncode == 7
+
+
+async def test_what_still_runs_when_the_server_ends_is_killed() -> None:
+    process = await fork("-c", "import signal; print('waits'); signal.pause()", environment=ENVIRONMENT)
+    assert process.stdout is not None
+    assert await process.stdout.readline() == b"waits\n"
+    end()
+    assert await process.stdout.read() == b""
+    with pytest.raises(RuntimeError, match="fork server has ended"):
+        await process.wait()
