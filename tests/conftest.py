@@ -4,6 +4,7 @@ import asyncio
 import os
 import secrets
 import shutil
+import signal
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from dispatcher.outbox.publish import producer_settings
 from dispatcher.settings import Settings
 from dispatcher.store.database import open_database
 from dispatcher.store.migrate import upgrade
+from tests import fork_server
 from tests.bad_receiver import BadReceiver
 from tests.clock import FakeClock
 from tests.outpost import SECRET_KEY, Outpost
@@ -38,9 +40,13 @@ hypothesis_settings.register_profile(
 hypothesis_settings.load_profile("suite")
 
 
+#: Directories of tests that take seconds each.
+_LONG = {"chaos", "demo", "docs", "examples", "fuzz"}
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest come first, so that none of them is all that is left to wait for at the end."""
-    items.sort(key=lambda item: "chaos" not in item.path.parts)
+    items.sort(key=lambda item: _LONG.isdisjoint(item.path.parts))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -52,7 +58,16 @@ def _nobodys_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
         for name in [name for name in os.environ if name.startswith("DISPATCHER_")]:
             patch.delenv(name)
         patch.chdir(tmp_path_factory.mktemp("nowhere"))
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+            # A script that runs the tests in the background has it ignored, and so would each process that they start.
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _fork_server_ends() -> Iterator[None]:
+    yield
+    fork_server.end()
 
 
 @pytest.fixture(autouse=True)
@@ -84,9 +99,16 @@ def stoppable_postgres() -> Iterator[OwnPostgres]:
 
 
 @pytest.fixture(scope="session")
-def postgres_template(postgres_server: str) -> Iterator[str]:
+def postgres_owner(postgres_server: str) -> Iterator[psycopg.Connection]:
+    """The connection that makes and drops each test's database."""
+    with psycopg.connect(postgres_server, autocommit=True) as connection:
+        yield connection
+
+
+@pytest.fixture(scope="session")
+def postgres_template(postgres_server: str, postgres_owner: psycopg.Connection) -> Iterator[str]:
     """The name of a migrated database that each test's is copied from."""
-    with _new_database(postgres_server) as name:
+    with _new_database(postgres_owner) as name:
         _migrate(_asyncpg(postgres_server, name))
         yield name
 
@@ -100,9 +122,9 @@ def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def postgres_url(postgres_server: str, postgres_template: str) -> Iterator[str]:
+def postgres_url(postgres_server: str, postgres_owner: psycopg.Connection, postgres_template: str) -> Iterator[str]:
     """A migrated PostgreSQL database for one test, through asyncpg."""
-    with _new_database(postgres_server, postgres_template) as name:
+    with _new_database(postgres_owner, postgres_template) as name:
         yield _asyncpg(postgres_server, name)
 
 
@@ -120,9 +142,9 @@ def database_url(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def empty_postgres_url(postgres_server: str) -> Iterator[str]:
+def empty_postgres_url(postgres_server: str, postgres_owner: psycopg.Connection) -> Iterator[str]:
     """A PostgreSQL database without any table."""
-    with _new_database(postgres_server) as name:
+    with _new_database(postgres_owner) as name:
         yield _asyncpg(postgres_server, name)
 
 
@@ -139,17 +161,14 @@ def empty_database_url(request: pytest.FixtureRequest) -> str:
 
 
 @contextmanager
-def _new_database(server: str, template: str = "template0") -> Iterator[str]:
+def _new_database(owner: psycopg.Connection, template: str = "template0") -> Iterator[str]:
     # Random, since several runs may share TEST_DATABASE_URL's server.
     name = f"dispatcher_test_{secrets.token_hex(6)}"
-    with psycopg.connect(server, autocommit=True) as connection:
-        connection.execute(
-            sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(template))
-        )
-        try:
-            yield name
-        finally:
-            connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+    owner.execute(sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(template)))
+    try:
+        yield name
+    finally:
+        owner.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
 def _migrate(url: str) -> None:

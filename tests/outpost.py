@@ -1,13 +1,12 @@
 """A deployment on loopback: its endpoints at real receivers, its dispatchers, and what became of its deliveries."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import func, insert, select, text
+from sqlalchemy import Select, exists, func, insert, select, text
 
 from dispatcher.clock import Clock
 from dispatcher.engine.dispatcher import Dispatcher, open_store
@@ -21,9 +20,8 @@ from dispatcher.store import transitions
 from dispatcher.store.deployment import Deployment, open_deployment
 from dispatcher.store.endpoint_rows import NewEndpoint, insert_endpoint, new_endpoint_row
 from dispatcher.store.hot import Claimed, Finished, HotStore
-
-#: How long something hoped for may take to come about, in seconds.
-PATIENCE_S = 25.0
+from tests.asking import PATIENCE_S as PATIENCE_S
+from tests.asking import until
 
 SECRET_KEY = "QUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUE="
 
@@ -74,14 +72,15 @@ class Outpost:
         settings = self.settings if not given else self.settings.model_copy(update=given)
         return Dispatcher(settings=settings, clock=self.clock)
 
-    async def sees(self, query: str) -> None:
+    async def sees(self, query: str | Select[Any]) -> None:
         """Returns as soon as a query finds something."""
-        async with asyncio.timeout(PATIENCE_S):
-            while True:
-                async with self.database.read() as connection:
-                    if (await connection.execute(text(f"SELECT EXISTS ({query})"))).scalar_one():
-                        return
-                await asyncio.sleep(0.01)
+        asked = select(exists(query) if isinstance(query, Select) else text(f"EXISTS ({query})"))
+
+        async def found() -> bool:
+            async with self.database.read() as connection:
+                return bool((await connection.execute(asked)).scalar_one())
+
+        await until(found)
 
     @asynccontextmanager
     async def store(self, *, lease_s: float = 1e8, name: str = "test", **given: Any) -> AsyncIterator[HotStore]:

@@ -9,6 +9,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from tests.fork_server import ForkedProcess, fork
+
 #: Long enough for the slowest machine; a test that needs it fails anyway.
 PATIENCE_S = 30.0
 
@@ -18,7 +20,7 @@ _URL = re.compile(r"http://[\w.]+:\d+")
 class Program:
     """A running program, whose output can be awaited."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, process: asyncio.subprocess.Process | ForkedProcess) -> None:
         self._process = process
         self.lines: list[str] = []
         self._arrival = asyncio.Condition()
@@ -85,24 +87,33 @@ class Program:
 @asynccontextmanager
 async def running(*command: str | Path, **environment: str) -> AsyncIterator[Program]:
     """Runs a command meanwhile, on any free port."""
-    program = Program(
-        await asyncio.create_subprocess_exec(
-            *command,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            env=os.environ | {"PYTHONUNBUFFERED": "1", "PORT": "0"} | environment,
-        )
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        env=_within(environment),
     )
-    try:
+    async with _ended(process) as program:
         yield program
-    finally:
-        await program.end()
 
 
 @asynccontextmanager
 async def running_python(*arguments: str | Path, **environment: str) -> AsyncIterator[Program]:
-    """Runs a Python program meanwhile, with the tests' own packages."""
-    path = os.pathsep.join(sys.path)
-    async with running(sys.executable, *arguments, PYTHONPATH=path, **environment) as program:
+    """Runs a Python program meanwhile, with the tests' own packages: `-m module …`, `-c code …` or `file …`."""
+    with_path = _within({"PYTHONPATH": os.pathsep.join(sys.path)} | environment)
+    async with _ended(await fork(*arguments, environment=with_path)) as program:
         yield program
+
+
+def _within(environment: dict[str, str]) -> dict[str, str]:
+    return os.environ | {"PYTHONUNBUFFERED": "1", "PORT": "0"} | environment
+
+
+@asynccontextmanager
+async def _ended(process: asyncio.subprocess.Process | ForkedProcess) -> AsyncIterator[Program]:
+    program = Program(process)
+    try:
+        yield program
+    finally:
+        await program.end()

@@ -220,6 +220,7 @@ async def test_the_flush_comes_in_time_though_nobody_polls(outpost: Outpost, rec
     real = Outpost(outpost.settings.database_url, SystemClock(), poll_interval="1h")
     await _answer_to(real, receiver, progress_interval_s=0.5)
     async with real.dispatcher() as dispatcher:
+        began_s = asyncio.get_running_loop().time()
         for percentage in (1, 2, 3):
             await _report(real, percentage)
             dispatcher.wake()
@@ -228,8 +229,8 @@ async def test_the_flush_comes_in_time_though_nobody_polls(outpost: Outpost, rec
         first, last = await receiver.wait_for(2)
     await real.close()
     assert _told([first, last]) in ([1, 3], [1, 2])
-    # Less what the first was under way.
-    assert last.arrived_s - first.arrived_s >= 0.375
+    # The interval counts from the first one's attempt; how long that was under way is the machine's matter.
+    assert last.arrived_s - began_s >= 0.49
 
 
 async def test_progress_of_a_settled_job_is_not_redelivered(

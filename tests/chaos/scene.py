@@ -11,6 +11,7 @@ from types import MappingProxyType
 from sqlalchemy import select, text
 
 from dispatcher.clock import SystemClock
+from tests.asking import until
 from tests.bad_receiver import Misbehaviour
 from tests.chaos.producers import DOOMED
 from tests.chaos.witness import PATIENCE_S, Answer, Arrival, Witness
@@ -99,14 +100,16 @@ class Scene:
 
     async def pause(self, worker: Worker) -> frozenset[InFlight]:
         """SIGSTOP, and what that interrupts once the lease has ended."""
-        worker.pause()
+        await worker.pause()
         return await self.struck_down(worker)
 
     async def taken_over(self, worker: Worker) -> None:
         """Returns as soon as nothing is in the name of a worker that was paused."""
-        async with asyncio.timeout(PATIENCE_S):
-            while await self._in_flight(worker.pid):  # noqa: ASYNC110 - a database has no event
-                await asyncio.sleep(0.1)
+
+        async def holds_nothing() -> bool:
+            return not await self._in_flight(worker.pid)
+
+        await until(holds_nothing, patience_s=PATIENCE_S)
 
     async def terminate(self, worker: Worker) -> int:
         """SIGTERM; the exit code."""

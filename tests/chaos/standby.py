@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import psycopg
 from sqlalchemy.engine import make_url
 
+from tests.asking import until
 from tests.postgres_server import STANDBY, OwnPostgres, own_postgres
 
 PATIENCE_S = 30.0
@@ -57,11 +58,10 @@ async def pair(*, synchronous: bool = True) -> AsyncIterator[Pair]:
 
 
 async def _until_it_streams(connection: "psycopg.AsyncConnection[tuple[object, ...]]", state: str) -> None:
-    async with asyncio.timeout(PATIENCE_S):
-        while True:
-            asked = await connection.execute(
-                "SELECT 1 FROM pg_stat_replication WHERE state = 'streaming' AND sync_state = %s", (state,)
-            )
-            if await asked.fetchone():
-                return
-            await asyncio.sleep(0.02)
+    async def streams() -> object:
+        asked = await connection.execute(
+            "SELECT 1 FROM pg_stat_replication WHERE state = 'streaming' AND sync_state = %s", (state,)
+        )
+        return await asked.fetchone()
+
+    await until(streams, patience_s=PATIENCE_S)

@@ -48,6 +48,7 @@ async def test_a_file_that_somebody_else_has_locked_is_waited_for(sqlite_url: st
     check(await besiege(sqlite_url, Locked(LONG_S), strikes=1, seed=SEED))
 
 
+@pytest.mark.timeout(180)  # some thousand deliveries, until the log of the file is larger than it ever is otherwise
 async def test_a_reader_that_does_not_end_stops_nobody(sqlite_url: str) -> None:
     check(await besiege(sqlite_url, HeldByReader(), strikes=1, seed=SEED))
 

@@ -125,25 +125,38 @@ class Witness:
             self._changed.notify_all()
 
 
+class _Hanging(asyncio.Protocol):
+    """Listens on a connection for its end alone; `left` is set by that."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self.left = asyncio.Event()
+        self._before = transport.get_protocol()
+        transport.set_protocol(self)
+        if transport.is_closing():
+            self.left.set()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._before.connection_lost(exc)
+        self.left.set()
+
+
 async def _misbehave(request: web.BaseRequest, how: Misbehaviour) -> web.StreamResponse:
     response = web.StreamResponse()
     transport = request.transport
     if transport is None:
         return response
+    assert isinstance(transport, asyncio.Transport)
     match how:
         case Misbehaviour.HANG:
-            while not transport.is_closing():  # noqa: ASYNC110 - it has no event
-                await asyncio.sleep(0.05)
+            await _Hanging(transport).left.wait()
         case Misbehaviour.RESET:
             connection: socket.socket = transport.get_extra_info("socket")
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             transport.abort()
         case Misbehaviour.LIE_ABOUT_LENGTH:
-            assert isinstance(transport, asyncio.WriteTransport)
             transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n0123456789")
             transport.close()
         case Misbehaviour.GARBAGE:
-            assert isinstance(transport, asyncio.WriteTransport)
             transport.write(b"SSH-2.0-OpenSSH_9.9\r\n\x00\x01\xff not HTTP at all\r\n\r\n")
             transport.close()
         case _:

@@ -8,13 +8,15 @@ import sys
 from collections.abc import Mapping
 from typing import Any, Self
 
+from tests.fork_server import ForkedProcess, fork
+
 PATIENCE_S = 60.0
 
 
 class Worker:
     """One process, whose log can be awaited."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, process: ForkedProcess) -> None:
         self._process = process
         #: Warnings and errors that it logged.
         self.log: list[dict[str, Any]] = []
@@ -28,20 +30,8 @@ class Worker:
     ) -> Self:
         """Starts one with these settings, by their names without the prefix; `entry` is the module that is run."""
         given = {f"DISPATCHER_{name.upper()}": value for name, value in settings.items()}
-        return cls(
-            await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                entry,
-                "work",
-                "--port",
-                "0",
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.STDOUT,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **given, **(environment or {})},
-            )
-        )
+        within = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **given, **(environment or {})}
+        return cls(await fork("-m", entry, "work", "--port", "0", environment=within))
 
     @property
     def pid(self) -> int:
@@ -76,10 +66,9 @@ class Worker:
         async with asyncio.timeout(PATIENCE_S), self._arrival:
             await self._arrival.wait_for(lambda: len(self.logged(event)) >= count)
 
-    def pause(self) -> None:
+    async def pause(self) -> None:
         """SIGSTOP; it stands still when this returns."""
-        self._process.send_signal(signal.SIGSTOP)
-        os.waitid(os.P_PID, self.pid, os.WSTOPPED)
+        await self._process.stop()
 
     def resume(self) -> None:
         """SIGCONT."""

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from dispatcher.cli.main import run
+from tests.fork_server import ForkedProcess, fork
 from tests.process import process_as_before
 
 #: Long enough for the slowest machine; a test that needs it fails anyway.
@@ -60,7 +61,7 @@ def cli(bare_cli: Cli, monkeypatch: pytest.MonkeyPatch, sqlite_url: str) -> Cli:
 class Process:
     """A real `dispatcher` process, whose output can be awaited."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, process: ForkedProcess) -> None:
         self.process = process
         self.lines: list[str] = []
         self._arrival = asyncio.Condition()
@@ -107,18 +108,8 @@ def started() -> Started:
     @asynccontextmanager
     async def start(*arguments: str, **settings: str) -> AsyncIterator[Process]:
         environment = {f"DISPATCHER_{name.upper()}": value for name, value in settings.items()}
-        process = Process(
-            await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "dispatcher",
-                *arguments,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.STDOUT,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **environment},
-            )
-        )
+        within = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **environment}
+        process = Process(await fork("-m", "dispatcher", *arguments, environment=within))
         try:
             yield process
         finally:

@@ -4,30 +4,35 @@ import asyncio
 import os
 import pty
 import signal
-import subprocess
 import sys
 from contextlib import suppress
+from typing import Self
 
 from tests.cli.conftest import PATIENCE_S, Started
 from tests.cli.test_serve import LOCAL, address
+from tests.fork_server import ForkedProcess, fork
 from tests.receiver import Receiver
 
 
 class Terminal:
-    """A `dispatcher` command on a pseudo-terminal."""
+    """A pseudo-terminal with a command on it."""
 
-    def __init__(self, arguments: tuple[str, ...], settings: dict[str, str]) -> None:
-        environment = {f"DISPATCHER_{name.upper()}": value for name, value in settings.items()}
-        self._descriptor, theirs = pty.openpty()
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "dispatcher", *arguments],
-            stdin=theirs,
-            stdout=theirs,
-            stderr=theirs,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "TERM": "xterm", **environment},
-        )
-        os.close(theirs)
+    def __init__(self, descriptor: int, process: ForkedProcess) -> None:
+        self._descriptor = descriptor
+        self.process = process
         self.said = ""
+
+    @classmethod
+    async def start(cls, *arguments: str, **settings: str) -> Self:
+        """Runs `dispatcher` with these arguments and settings on one."""
+        environment = {f"DISPATCHER_{name.upper()}": value for name, value in settings.items()}
+        within = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "TERM": "xterm", **environment}
+        descriptor, theirs = pty.openpty()
+        try:
+            process = await fork("-m", "dispatcher", *arguments, environment=within, stdin=theirs, stdout=theirs)
+        finally:
+            os.close(theirs)
+        return cls(descriptor, process)
 
     def type(self, text: str) -> None:
         os.write(self._descriptor, text.encode())
@@ -44,7 +49,7 @@ class Terminal:
         async with asyncio.timeout(PATIENCE_S):
             while await asyncio.to_thread(self._read):
                 pass
-            code = await asyncio.to_thread(self.process.wait)
+            code = await self.process.wait()
         os.close(self._descriptor)
         return code
 
@@ -69,13 +74,13 @@ async def test_a_bulk_redelivery_asks_shows_progress_and_goes_on_after_ctrl_c(
         async with started("events", "publish", "job.completed", "--data", "{}", **settings) as published:
             assert await published.end() == 0
         await serving.line('"verdict":"dead"')
-        refused = Terminal(("dead-letters", "redeliver", "--all"), settings)
+        refused = await Terminal.start("dead-letters", "redeliver", "--all", **settings)
         await refused.until("Redeliver 1 dead letter? [y/N]")
         refused.type("n\n")
         assert await refused.end() == 1
         assert "Nothing was done." in refused.said
         # One in a thousand seconds: the run cannot end while it is watched.
-        watched = Terminal(("dead-letters", "redeliver", "--all", "--rate-per-s", "0.001"), settings)
+        watched = await Terminal.start("dead-letters", "redeliver", "--all", "--rate-per-s", "0.001", **settings)
         await watched.until("Redeliver 1 dead letter? [y/N]")
         watched.type("y\n")
         await watched.until("0/1")

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import fork_client, fork_server
 from tests.docs.pages import Block
 
 #: What pages call that a machine may not have; `jq` has a stand-in here.
@@ -40,6 +42,10 @@ class Shell:
         (programs / "jq").write_text(_JQ.format(python=sys.executable))
         (programs / "jq").chmod(0o755)
         path = [str(programs), str(Path(sys.executable).parent), os.environ["PATH"]]
+        # Some thirty commands of a page are thirty processes.
+        client = [sys.executable, "-S", fork_client.__file__, fork_server.address(), "-m", "dispatcher"]
+        (programs / "dispatcher").write_text(f'#!/bin/sh\nexec {shlex.join(map(str, client))} "$@"\n')
+        (programs / "dispatcher").chmod(0o755)
         self._environment = os.environ | environment | {"PATH": os.pathsep.join(path)}
         self._state = directory / "programs" / "state.sh"
         self._state.touch()

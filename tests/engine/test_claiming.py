@@ -16,7 +16,7 @@ from dispatcher.engine.pulse import Pulse
 from dispatcher.states import DeliveryState
 from dispatcher.transport.client import HttpClient
 from tests.clock import FakeClock
-from tests.outpost import Outpost
+from tests.outpost import PATIENCE_S, Outpost
 from tests.receiver import Received, Receiver
 
 
@@ -33,7 +33,7 @@ class Crowd:
         self.most = max(self.most, self.now)
         if self.now == self._expected:
             self._complete.set()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_S):
             await self._complete.wait()
         for _turn in range(50):
             await asyncio.sleep(0)

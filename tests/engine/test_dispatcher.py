@@ -18,7 +18,7 @@ from dispatcher.states import AttemptError, DeliveryState, Reason
 from dispatcher.store import migrate
 from tests.bad_receiver import BadReceiver, Misbehaviour
 from tests.clock import FakeClock
-from tests.outpost import SECRET_KEY, Outpost
+from tests.outpost import PATIENCE_S, SECRET_KEY, Outpost
 from tests.receiver import Received, Receiver
 
 
@@ -54,7 +54,7 @@ async def test_what_outlasts_the_grace_is_interrupted_logged_and_due_again_at_on
     dispatcher = outpost.dispatcher(shutdown_grace=timedelta(milliseconds=50))
     await dispatcher.start()
     await bad_receiver.wait_for(1)
-    async with asyncio.timeout(3):
+    async with asyncio.timeout(PATIENCE_S):
         await dispatcher.stop()
     row = await outpost.delivery()
     assert (row.state, row.due_at, row.attempts, row.failures, row.interruptions) == (
@@ -286,7 +286,7 @@ async def test_the_role_is_given_back_when_the_start_fails(sqlite_outpost: Outpo
     async with sqlite_outpost.database.begin() as connection:
         await connection.execute(text("DROP TABLE dispatchers"))
     with pytest.raises(Exception, match="dispatchers"):
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_S):
             await sqlite_outpost.dispatcher().start()
     role = Role(file)
     role.take()

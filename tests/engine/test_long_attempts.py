@@ -2,20 +2,44 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 
 import pytest
 from aiohttp import web
-from sqlalchemy import text
+from sqlalchemy import select, text
 
 from dispatcher.clock import SystemClock
 from dispatcher.states import AttemptError
 from dispatcher.store.database import LIMIT_TRANSACTIONS
 from tests.chaos.tcp_proxy import TcpProxy
-from tests.outpost import Outpost
+from tests.outpost import PATIENCE_S, Outpost
 from tests.receiver import Received, Receiver
 
 LEASE = {"lease": "1s", "poll_interval": "50ms"}
+
+
+class _Ear(logging.Handler):
+    """Sets `heard` when an event is logged."""
+
+    def __init__(self, event: str) -> None:
+        super().__init__()
+        self._event = event
+        self.heard = asyncio.Event()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self._event in record.getMessage():
+            self.heard.set()
+
+
+@contextmanager
+def hearing(event: str) -> Iterator[asyncio.Event]:
+    ear, log = _Ear(event), logging.getLogger("dispatcher")
+    log.addHandler(ear)
+    try:
+        yield ear.heard
+    finally:
+        log.removeHandler(ear)
 
 
 @pytest.fixture
@@ -54,12 +78,8 @@ async def test_an_attempt_of_three_leases_is_kept_by_heartbeats(database_url: st
         await outpost.publish()
         await receiver.wait_for(1)
         [began] = await outpost.rows("dispatchers")
-        async with asyncio.timeout(25):
-            while True:
-                [renewed] = await outpost.rows("dispatchers")
-                if renewed.leased_until - began.leased_until > 3 * outpost.settings.lease:
-                    break
-                await asyncio.sleep(0.05)
+        leased_until = outpost.tables.dispatchers.c.leased_until
+        await outpost.sees(select(leased_until).where(leased_until > began.leased_until + 3 * outpost.settings.lease))
         await dispatcher.run_duties()
         answering.set()
         await dispatcher.until_idle()
@@ -69,7 +89,7 @@ async def test_an_attempt_of_three_leases_is_kept_by_heartbeats(database_url: st
 
 
 async def test_an_attempt_that_outlived_its_lease_is_interrupted_on_record_and_its_outcome_void(
-    direct: Outpost, partitioned: Outpost, proxy: TcpProxy, receiver: Receiver, caplog: pytest.LogCaptureFixture
+    direct: Outpost, partitioned: Outpost, proxy: TcpProxy, receiver: Receiver
 ) -> None:
     answering = asyncio.Event()
 
@@ -89,15 +109,12 @@ async def test_an_attempt_that_outlived_its_lease_is_interrupted_on_record_and_i
             await other.until_idle()
             [row] = await direct.deliveries()
             assert (row.state, row.attempts) == ("delivered", 2)
-            with caplog.at_level(logging.WARNING):
+            with hearing("delivery.lease_lost") as heard:
                 # The first one is accepted after all, and its dispatcher reaches the database again.
                 answering.set()
                 await proxy.restore()
-                async with asyncio.timeout(25):
-                    while True:
-                        if "delivery.lease_lost" in caplog.text:
-                            break
-                        await asyncio.sleep(0.02)
+                async with asyncio.timeout(PATIENCE_S):
+                    await heard.wait()
     assert [row] == await direct.deliveries()
     assert [(row.number, row.status, row.error) for row in await direct.attempts()] == [
         (1, None, AttemptError.INTERRUPTED),

@@ -8,7 +8,7 @@ import pytest
 from dispatcher.engine.schedule import scheduler_of
 from dispatcher.store import duty_rows
 from tests.clock import FakeClock
-from tests.outpost import Outpost
+from tests.outpost import PATIENCE_S, Outpost
 
 
 async def test_only_one_of_those_who_want_a_duty_gets_it(outpost: Outpost, clock: FakeClock) -> None:
@@ -36,7 +36,7 @@ async def test_who_stops_while_taking_a_duty_holds_up_neither_the_others_nor_oth
     database = postgres_outpost.database
     async with database.begin() as connection:
         await duty_rows.ensure(connection, database, {"sweep": 0.0, "dust": 0.0})
-    async with database.begin() as paused, database.begin() as connection, asyncio.timeout(5):
+    async with database.begin() as paused, database.begin() as connection, asyncio.timeout(PATIENCE_S):
         assert await duty_rows.take(paused, database, {"sweep": 60.0}) == ["sweep"]
         assert await duty_rows.take(connection, database, {"sweep": 60.0, "dust": 60.0}) == ["dust"]
 

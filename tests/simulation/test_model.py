@@ -171,6 +171,7 @@ STEPS = (
 )
 
 
+@pytest.mark.timeout(180)  # all that there is, compared after each of eighty steps
 @pytest.mark.parametrize("seed", range(3))
 async def test_the_model_does_what_the_database_does(outpost: Outpost, clock: FakeClock, seed: int) -> None:
     rng, start = Random(seed), clock.now()

@@ -9,7 +9,7 @@ from dispatcher.rules.verdict import Outcome
 from dispatcher.states import AttemptError, DeliveryState
 from dispatcher.store.hot import LONGER_THAN_ANY_ATTEMPT_S, HotStore, Orphan
 from tests.clock import FakeClock
-from tests.outpost import Outpost, finished
+from tests.outpost import PATIENCE_S, Outpost, finished
 
 
 async def test_a_lease_is_renewed_while_it_lasts_and_not_afterwards(outpost: Outpost, clock: FakeClock) -> None:
@@ -32,7 +32,7 @@ async def test_a_lease_is_renewed_while_other_housekeeping_waits_for_a_lock(post
             await connection.execute(text("LOCK TABLE deliveries"))
             waiting = asyncio.create_task(store.make_due(10))
             await asyncio.sleep(0)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENCE_S):
                 assert await store.heartbeat(10.0)
             assert not waiting.done()
         await waiting

@@ -1,9 +1,6 @@
 """Kills during a migration: whatever is left of it, the next one brings the schema up to date."""
 
-import asyncio
-import os
 import signal
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from random import Random
@@ -15,7 +12,8 @@ from dispatcher.settings import load
 from dispatcher.store.database import open_database
 from tests.chaos.faults import Fault
 from tests.chaos.scene import SETTINGS, Scene
-from tests.chaos.worker import Worker
+from tests.chaos.worker import PATIENCE_S, Worker
+from tests.programs import running_python
 
 #: Kills before the first dispatcher works, and how many statements each migration has at least.
 KILLS = 10
@@ -61,15 +59,8 @@ async def _migrate(url: str, **doom: str) -> int:
         await worker.up()
         return await worker.end(signal.SIGTERM)
     environment = {f"DISPATCHER_{name.upper()}": value for name, value in settings.items()}
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        entry,
-        "migrate",
-        stdout=asyncio.subprocess.DEVNULL,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **environment, **doom},
-    )
-    return await process.wait()
+    async with running_python("-m", entry, "migrate", **environment, **doom) as migrating:
+        return await migrating.done(PATIENCE_S)
 
 
 async def _tables(url: str) -> list[str]:

@@ -8,6 +8,7 @@ from random import Random
 import psycopg
 from sqlalchemy.engine import make_url
 
+from tests.asking import until
 from tests.chaos.faults import POSTGRESQL, Fault
 from tests.chaos.scene import Scene
 from tests.chaos.siege import arrivals
@@ -16,6 +17,8 @@ from tests.chaos.worker import Worker
 from tests.postgres_server import OwnPostgres, server_of
 
 PATIENCE_S = 40.0
+#: How soon the room that somebody has left is taken again, in seconds.
+AGAIN_S = 0.05
 
 Session = psycopg.AsyncConnection[tuple[object, ...]]
 
@@ -81,7 +84,7 @@ class Restarted(_OfTheServer):
 
 
 class SessionsEnded(PostgresFault):
-    """pg_terminate_backend of everybody's sessions, five times a second for two seconds."""
+    """pg_terminate_backend of everybody's sessions, ten times in a row, as soon as a few requests have come through."""
 
     name = "sessions-ended"
     workers = 2
@@ -92,7 +95,7 @@ class SessionsEnded(PostgresFault):
         async with self._session() as session:
             for _ in range(10):
                 await _end_others(session)
-                await asyncio.sleep(0.2)
+                await arrivals(at.witness, 5)
         at.struck()
 
 
@@ -111,6 +114,7 @@ class ConnectionsUsedUp(_OfTheServer):
                     await self._take_all(taken)
                     # What a dispatcher has it keeps; so it must ask anew.
                     await _end_others(session)
+                    await asyncio.wait([noticed], timeout=AGAIN_S)
             finally:
                 await asyncio.gather(noticed)
         at.struck()
@@ -123,7 +127,7 @@ class ConnectionsUsedUp(_OfTheServer):
                 )
         except psycopg.OperationalError:
             # No room is left.
-            await asyncio.sleep(0.05)
+            return
 
 
 class _OfTheNetwork(PostgresFault):
@@ -247,12 +251,11 @@ async def _end_others(session: Session) -> None:
 
 
 async def _until(session: Session, condition: str) -> None:
-    async with asyncio.timeout(PATIENCE_S):
-        while True:
-            row = await (await session.execute(f"SELECT {condition}".encode())).fetchone()
-            if row and row[0]:
-                return
-            await asyncio.sleep(0.02)
+    async def is_so() -> object:
+        [holds] = await (await session.execute(f"SELECT {condition}".encode())).fetchone() or [False]
+        return holds
+
+    await until(is_so, patience_s=PATIENCE_S)
 
 
 FAULTS: tuple[Fault, ...] = (

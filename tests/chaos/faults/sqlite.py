@@ -17,7 +17,7 @@ from tests.chaos.scene import Scene
 
 #: How large the log of a file gets before SQLite empties it by itself, in bytes, and what goes beyond in a strike.
 CHECKPOINTED_AT = 1000 * 4096
-GROWTH = 1 << 20
+GROWTH = 1 << 18
 LARGEST_DISK = 256 << 20
 UNLIMITED = resource.RLIM_INFINITY
 
