@@ -61,7 +61,7 @@ def cli(bare_cli: Cli, monkeypatch: pytest.MonkeyPatch, sqlite_url: str) -> Cli:
 class Process:
     """A real `dispatcher` process, whose output can be awaited."""
 
-    def __init__(self, process: ForkedProcess) -> None:
+    def __init__(self, process: ForkedProcess | asyncio.subprocess.Process) -> None:
         self.process = process
         self.lines: list[str] = []
         self._arrival = asyncio.Condition()

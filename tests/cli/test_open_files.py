@@ -1,12 +1,16 @@
 """A process that needs more sockets than hosts allow by default asks for them."""
 
+import asyncio
+import os
 import resource
+import sys
+from asyncio.subprocess import PIPE, STDOUT
 from collections.abc import Iterator
 
 import pytest
 
 from dispatcher.cli import open_files
-from tests.cli.conftest import Started
+from tests.cli.conftest import Process
 
 
 @pytest.fixture
@@ -27,9 +31,25 @@ def test_a_soft_limit_is_raised_as_far_as_needed_and_no_further(few_files: int) 
 
 @pytest.mark.parametrize(("command", "wanted"), [("serve", 1100 + 300 + 600), ("work", 900 + 600)])
 async def test_a_dispatcher_has_room_for_its_connections(
-    started: Started, sqlite_url: str, few_files: int, command: str, wanted: int
+    sqlite_url: str, few_files: int, command: str, wanted: int
 ) -> None:
-    caps = {"max_connections": "1100", "max_in_flight": "300" if command == "serve" else "900"}
-    async with started(command, database_url=sqlite_url, port="0", log_format="json", **caps) as process:
+    environment = {
+        "DISPATCHER_DATABASE_URL": sqlite_url,
+        "DISPATCHER_PORT": "0",
+        "DISPATCHER_LOG_FORMAT": "json",
+        "DISPATCHER_MAX_CONNECTIONS": "1100",
+        "DISPATCHER_MAX_IN_FLIGHT": "300" if command == "serve" else "900",
+    }
+    # Not forked: it has this process's limits.
+    process = Process(
+        await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "dispatcher", command,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **environment}, stdout=PIPE, stderr=STDOUT,
+        )
+    )  # fmt: skip
+    try:
         await process.line("dispatcher.started")
         assert resource.prlimit(process.process.pid, resource.RLIMIT_NOFILE) == (wanted, few_files)
+    finally:
+        process.process.kill()
+        await process.end()

@@ -60,8 +60,6 @@ async def test_a_tenant_may_have_to_prove_it_where_the_deployment_does_not_ask(
     assert await _stands(outpost) == {"hook": WAITS, "rival": GOES}
     await outpost.publish("job.step", tenant="acme")
     async with outpost.dispatcher() as dispatcher:
-        await dispatcher.until_idle()
-        assert not receiver.requests
         await dispatcher.run_duties()
         await receiver.wait_for(2)
         await dispatcher.until_idle()
