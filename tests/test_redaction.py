@@ -74,7 +74,9 @@ def test_what_people_are_told_stays(text: str) -> None:
 
 def test_a_password_that_is_a_parameter_of_the_database_is_taken_out_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(redaction, "_own", set())
-    load(database_url="postgresql://host/name?user=an-0rdinary-user&password=p%2fss+w0rd-of-ours&sslpassword=0f-the-key")
+    load(
+        database_url="postgresql://host/name?user=an-0rdinary-user&password=p%2fss+w0rd-of-ours&sslpassword=0f-the-key"
+    )
     shown = redact("x p/ss w0rd-of-ours y p%2Fss%20w0rd-of-ours z p%2fss+w0rd-of-ours 0f-the-key an-0rdinary-user")
     assert shown == "x *** y *** z *** *** an-0rdinary-user"
 

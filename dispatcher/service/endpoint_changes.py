@@ -179,9 +179,7 @@ async def _unproved(connection: AsyncConnection, deployment: Deployment, row: Ro
     if not await _demands_proof(connection, deployment, row.tenant):
         return {"verified_at": None}
     # Who had paused it before has reasons of their own.
-    paused = (
-        {"status": EndpointStatus.PAUSED, "awaits_proof": True} if row.status == EndpointStatus.ENABLED else {}
-    )
+    paused = {"status": EndpointStatus.PAUSED, "awaits_proof": True} if row.status == EndpointStatus.ENABLED else {}
     return {**paused, "verified_at": None, "challenge_due_at": deployment.database.now(), "challenges": 0}
 
 

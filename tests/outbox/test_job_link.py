@@ -49,9 +49,7 @@ def test_the_key_of_a_command_signs_though_no_database_is_there(
 ) -> None:
     key = base64.b64encode(b"k" * 32).decode()
     producer_environment.delenv("DISPATCHER_SECRET_KEY")
-    producer_environment.setenv(
-        "DISPATCHER_SECRET_KEY_COMMAND", shlex.join([sys.executable, "-c", f"print({key!r})"])
-    )
+    producer_environment.setenv("DISPATCHER_SECRET_KEY_COMMAND", shlex.join([sys.executable, "-c", f"print({key!r})"]))
     producer_environment.setenv("DISPATCHER_DATABASE_URL", f"sqlite:///{tmp_path}/app.db")
     producer_settings.cache_clear()
     assert job_links.read([b"k" * 32], dispatcher.job_link("job_1").token) is not None
