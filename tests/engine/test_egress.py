@@ -77,7 +77,7 @@ def test_a_receiver_may_have_the_port_that_a_proxy_elsewhere_has() -> None:
 def test_a_proxy_that_is_known_by_its_name_is_refused_at_its_address_where_that_is_denied() -> None:
     given: dict[str, Any] = {"allow_networks": "10.0.0.0/8", "proxy": SecretStr("http://proxy.example.com:8080")}
     # Nobody asks a name server what the proxy's address is, and its port is many receivers'.
-    assert CallbackUrl.parse("http://10.9.9.9:8080/", egress_rules(loopback_settings("sqlite:///a.db", **given)))
+    assert CallbackUrl.parse("http://10.9.9.9:8080/", egress_rules(loopback_settings("sqlite:///a.db", **given))).port
     denying = egress_rules(loopback_settings("sqlite:///a.db", **given, deny_networks="10.9.9.9/32"))
     with pytest.raises(InvalidField, match="DISPATCHER_DENY_NETWORKS"):
         CallbackUrl.parse("http://10.9.9.9:8080/", denying)
