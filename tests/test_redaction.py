@@ -11,7 +11,7 @@ from collections.abc import Callable
 from urllib.parse import quote
 
 import pytest
-from aiohttp import web
+from aiohttp import encode_basic_auth, web
 from hypothesis import example, given
 from hypothesis import strategies as st
 from yarl import URL
@@ -19,12 +19,17 @@ from yarl import URL
 from dispatcher import logs, redaction
 from dispatcher.engine.endpoint_book import EndpointBook
 from dispatcher.redaction import keep_out, redact, without_echoes
+from dispatcher.rules.egress import EgressRules
 from dispatcher.rules.key_pairs import SigningKeys
 from dispatcher.rules.secrets import Secret
 from dispatcher.rules.signing import signature_header
 from dispatcher.settings import load
 from dispatcher.store.endpoint_fields import OAuth2Fields
 from dispatcher.transport.client import EXCERPT_LIMIT, Request
+from dispatcher.transport.lean import LeanWire
+from dispatcher.transport.message import Terms
+from dispatcher.transport.tls import Trust
+from dispatcher.transport.wire import AiohttpWire
 from tests.outpost import Outpost
 from tests.process import process_as_before
 from tests.receiver import Received, Receiver
@@ -65,6 +70,15 @@ def test_what_looks_like_a_secret_is_taken_out(text: str, shown: str) -> None:
 )
 def test_what_people_are_told_stays(text: str) -> None:
     assert redact(text) == text
+
+
+def test_a_password_that_is_a_parameter_of_the_database_is_taken_out_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(redaction, "_own", set())
+    load(
+        database_url="postgresql://host/name?user=an-0rdinary-user&password=p%2fss+w0rd-of-ours&sslpassword=0f-the-key"
+    )
+    shown = redact("x p/ss w0rd-of-ours y p%2Fss%20w0rd-of-ours z p%2fss+w0rd-of-ours 0f-the-key an-0rdinary-user")
+    assert shown == "x *** y *** z *** *** an-0rdinary-user"
 
 
 def test_the_settings_own_secrets_are_taken_out_wherever_they_stand(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,6 +164,16 @@ def test_no_representation_shows_a_key() -> None:
     assert not any(secret in repr(request) for secret in ("pass-w0rd", "t0ken", "k3y", "b0dy"))
     fields = {"token_url": "https://host/?key=k3y", "client_id": "c", "client_secret": "s3cret"}
     assert not any(secret in repr(OAuth2Fields.read(fields)) for secret in ("k3y", "s3cret"))
+
+
+@pytest.mark.parametrize("wire", [AiohttpWire, LeanWire])
+async def test_what_a_client_keeps_of_a_url_shows_none_of_its_secrets(wire: type[AiohttpWire | LeanWire]) -> None:
+    made = wire(Terms(EgressRules(allow_http=False, allow_networks=()), None, Trust(None).context, 1.0, 1.0, 1024))
+    url = URL("https://u:pass-w0rd@host.example/?token=t0ken")
+    route = made._route(url)
+    assert encode_basic_auth("u", "pass-w0rd") in route.head
+    assert not any(secret in repr(route) for secret in ("pass-w0rd", "t0ken", encode_basic_auth("u", "pass-w0rd")[6:]))
+    await made.close()
 
 
 async def test_what_an_answer_repeats_of_its_request_is_not_kept(sqlite_outpost: Outpost) -> None:

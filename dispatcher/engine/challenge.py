@@ -16,7 +16,6 @@ from dispatcher.states import AttemptError, Profile
 from dispatcher.store import verification
 from dispatcher.store.deployment import Deployment
 from dispatcher.store.keyring import Unreadable
-from dispatcher.store.proof_demand import demands_proof
 
 log = logger("dispatcher.challenge")
 
@@ -56,15 +55,7 @@ async def challenge(deployment: Deployment, endpoint_row: int) -> Challenged:
     verified = exchange.error is None and repeats(exchange.excerpt, expected)
     if verified:
         async with deployment.database.begin() as connection:
-            verified = await verification.verify(
-                connection,
-                deployment.database,
-                endpoint_row,
-                policy.version,
-                resumes=await connection.run_sync(
-                    demands_proof, deployment.database.tables, policy.tenant, deployment.settings.verify_endpoints
-                ),
-            )
+            verified = await verification.verify(connection, deployment.database, endpoint_row, policy.version)
     log.info(
         "endpoint.challenged",
         endpoint_id=policy.endpoint_id,

@@ -4,10 +4,11 @@ So is what else is sent like it.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from dispatcher.clock import rfc3339
 from dispatcher.engine.endpoint_book import EndpointBook
@@ -28,13 +29,29 @@ TYPE = "webhook.test"
 #: So many are sent at once for those who ask for them, the others wait: each has connections of its own, and must not
 #: take the open files that deliveries need.
 AT_ONCE = 200
+#: Of them for one tenant, whose receivers may all take their time.
+AT_ONCE_PER_TENANT = 20
 
-_TURNS: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
+
+class _Turns:
+    """Of one event loop."""
+
+    def __init__(self) -> None:
+        self.all = asyncio.Semaphore(AT_ONCE)
+        # Weak, so that they are gone with the last who waits.
+        self.tenants: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
 
 
-def turn() -> asyncio.Semaphore:
-    """What whoever sends one because somebody asked holds meanwhile."""
-    return _TURNS.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(AT_ONCE))
+_TURNS: WeakKeyDictionary[asyncio.AbstractEventLoop, _Turns] = WeakKeyDictionary()
+
+
+@asynccontextmanager
+async def turn(tenant: str) -> AsyncIterator[None]:
+    """What whoever sends one because somebody of a tenant asked holds meanwhile."""
+    turns = _TURNS.setdefault(asyncio.get_running_loop(), _Turns())
+    # The tenant's first: who waits for its others takes no turn of anybody's.
+    async with turns.tenants.setdefault(tenant, asyncio.Semaphore(AT_ONCE_PER_TENANT)), turns.all:
+        yield
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +82,7 @@ async def send_test(deployment: Deployment, endpoint_row: int, keys: SigningKeys
         )
     sent_at = rfc3339(deployment.clock.now())
     data = {"message": "This is a test event.", "endpoint_id": policy.endpoint_id, "sent_at": sent_at}
-    async with turn():
+    async with turn(policy.tenant):
         exchange, duration_ms = await send_at_once(deployment, policy, TYPE, data, policy.profile)
     return Tested(exchange.error is None, exchange.status, exchange.error, duration_ms)
 

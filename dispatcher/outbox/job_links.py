@@ -47,7 +47,7 @@ def _check_key() -> None:
     # Else a key of nobody's would be made beside a database that is not there, and no dispatcher would take the link.
     settings = producer_settings()
     file = parse_database_url(settings.database_url).file
-    if not settings.secret_keys and file is not None and not file.exists():
+    if not settings.names_keys and file is not None and not file.exists():
         raise ConfigurationError(
             f"DISPATCHER_SECRET_KEY is not set, and there is no database {file} with a key file beside it; set the key"
             " that the dispatcher has"

@@ -10,15 +10,13 @@ import hmac
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import lru_cache
 from hashlib import sha256
 from urllib.parse import quote
 
 import msgspec
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from dispatcher.errors import InvalidField
+from dispatcher.rules.derived_keys import derived_key
 
 #: What every token begins with: it tells a link from an API key.
 PREFIX = "job_"
@@ -81,9 +79,4 @@ def path_of(job_id: str, token: str) -> str:
 
 
 def _mac(key: bytes, content: bytes) -> bytes:
-    return hmac.digest(_link_key(key), content, "sha256")
-
-
-@lru_cache(maxsize=16)
-def _link_key(key: bytes) -> bytes:
-    return HKDF(algorithm=SHA256(), length=32, salt=None, info=b"dispatcher job link").derive(key)
+    return hmac.digest(derived_key(key, "job link"), content, "sha256")

@@ -91,7 +91,7 @@ async def set_status(
         if after is EndpointStatus.ENABLED:
             await check_proved(connection, deployment, row)
         if before is not after:
-            values: dict[str, Any] = {"status": after, "disabled_reason": None}
+            values: dict[str, Any] = {"status": after, "disabled_reason": None, "awaits_proof": False}
             if after is EndpointStatus.DISABLED:
                 values["disabled_reason"] = Reason.OPERATOR
                 await connection.run_sync(unsubscribe, tables, row.row_id)
@@ -100,6 +100,9 @@ async def set_status(
             await apply(connection, deployment.database, row, values)
             if row.disabled_reason == Reason.EXPIRED and max_endpoints is not None:
                 await check_room(connection, tables, row.tenant, max_endpoints)
+        elif after is EndpointStatus.PAUSED and row.awaits_proof:
+            # From now on by who asks for it too, so that a proof does not enable it.
+            await apply(connection, deployment.database, row, {"awaits_proof": False})
         changed = await view(connection, tables, row.row_id)
     if after is EndpointStatus.DISABLED:
         await _cancel_waiting(deployment.database, row.row_id, Reason.OPERATOR)
@@ -144,7 +147,7 @@ async def check_proved(connection: AsyncConnection, deployment: Deployment, row:
     if row.verified_at is None and await _demands_proof(connection, deployment, row.tenant):
         raise Conflict(
             "its owner has not proved yet to want what is sent to it; POST …/verify (`endpoints verify`) asks"
-            " again, and enables it when it answers the challenge"
+            " again; once it has answered the challenge, enable it"
         )
 
 
@@ -175,7 +178,8 @@ async def _unproved(connection: AsyncConnection, deployment: Deployment, row: Ro
     """What was proved of another URL says nothing about this one."""
     if not await _demands_proof(connection, deployment, row.tenant):
         return {"verified_at": None}
-    paused = {} if row.status == EndpointStatus.DISABLED else {"status": EndpointStatus.PAUSED}
+    # Who had paused it before has reasons of their own.
+    paused = {"status": EndpointStatus.PAUSED, "awaits_proof": True} if row.status == EndpointStatus.ENABLED else {}
     return {**paused, "verified_at": None, "challenge_due_at": deployment.database.now(), "challenges": 0}
 
 

@@ -4,7 +4,6 @@ import hmac
 import json
 from dataclasses import replace
 from datetime import datetime, timedelta
-from hashlib import sha256
 from typing import Any
 
 from sqlalchemy import select
@@ -13,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from dispatcher.errors import Conflict, InvalidField
 from dispatcher.ids import Kind, public_id
 from dispatcher.rules.callback_url import CallbackUrl
+from dispatcher.rules.derived_keys import derived_key
 from dispatcher.rules.secrets import Secret
 from dispatcher.service.endpoint_views import view_with_secret
 from dispatcher.service.fields import JOB_ID_LENGTH
@@ -116,4 +116,5 @@ def _digests(deployment: Deployment, body: EndpointCreate) -> list[str]:
     # Keyed, since the body holds a secret that may be short; one per key, so that a new one changes nothing.
     content: dict[str, Any] = body.model_dump(mode="json", include=body.model_fields_set)
     text = json.dumps(content, sort_keys=True).encode()
-    return [hmac.new(key, b"endpoint request" + text, sha256).hexdigest() for key in deployment.keyring.keys]
+    keys = (derived_key(key, "endpoint request") for key in deployment.keyring.keys)
+    return [hmac.digest(key, text, "sha256").hex() for key in keys]

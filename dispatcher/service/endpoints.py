@@ -122,9 +122,11 @@ async def send_test(deployment: Deployment, endpoint_id: str, *, tenant: str | N
 
 
 async def verify(deployment: Deployment, endpoint_id: str, *, tenant: str | None) -> VerifyResult:
-    """Sends a challenge now and waits for the answer; one that repeats it enables a paused endpoint.
+    """Sends a challenge now and waits for the answer; one that repeats it proves the endpoint, and enables it where it
+    was paused for want of that alone.
 
-    Raises `NotFound`, and `Conflict` while it is disabled, or where its host was challenged often just now.
+    Raises `NotFound`, and `Conflict` while it is disabled and proved already, or where its host was challenged often
+    just now.
     """
     tables = deployment.database.tables
     async with deployment.database.read() as connection:
@@ -143,7 +145,7 @@ async def verify(deployment: Deployment, endpoint_id: str, *, tenant: str | None
     from dispatcher.engine.challenge import challenge
     from dispatcher.engine.test_event import turn
 
-    async with turn():
+    async with turn(endpoint.tenant):
         result = await challenge(deployment, endpoint.row_id)
     async with deployment.database.read() as connection:
         verified_at = (await view(connection, tables, endpoint.row_id)).verified_at

@@ -1,7 +1,9 @@
 """Rotating an endpoint's secret: at once, or staged, so that it signs only when its receiver has accepted it."""
 
 from datetime import timedelta
+from typing import Any
 
+from sqlalchemy.engine import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dispatcher.errors import Conflict, InvalidField
@@ -13,7 +15,7 @@ from dispatcher.service.models import ActivateSecret, Endpoint, EndpointWithSecr
 from dispatcher.service.moments import moment_now
 from dispatcher.store import staged_secrets
 from dispatcher.store.deployment import Deployment
-from dispatcher.store.keyring import Unreadable
+from dispatcher.store.keyring import KeyRing, Unreadable
 from dispatcher.store.signing_secrets import newest, rotate_own
 from dispatcher.store.staged_secrets import Staged
 
@@ -25,14 +27,15 @@ async def rotate_secret(
 
     With `body.stage` the new one signs nothing yet, and the overlap begins when it is activated. Either takes the
     place of what is staged already. Raises `NotFound`, `InvalidField` for the secret that signs already, and
-    `Unreadable` where the old one is to sign on and cannot be read.
+    `Conflict` where the old one is to sign on and cannot be read.
     """
     tables, keyring = deployment.database.tables, deployment.keyring
     new = SigningKeys.beside(Secret.parse(body.secret) if body.secret is not None else Secret.generate())
     overlap = timedelta(seconds=body.overlap_s)
     async with deployment.database.begin() as connection:
         row = await find(connection, tables, endpoint_id, tenant, lock=True)
-        if await _signs_already(connection, deployment, row.row_id, new, overlap):
+        signs = await _signs(connection, deployment, row.row_id, overlap)
+        if signs is not None and signs.secret.text == new.secret.text:
             raise InvalidField("secret", "is the one that signs already; give another, or none and one is made")
         now = await moment_now(connection, deployment.database)
         if body.stage:
@@ -54,23 +57,24 @@ async def activate_secret(
 ) -> Endpoint:
     """Signs with the staged secret, once its receiver has answered a test event signed with it alone with a 2xx.
 
-    `body.force` does without the test. Raises `NotFound`, and `Conflict` where nothing is staged, the receiver did not
-    accept it or must first prove that it wants anything, or another secret was staged or activated meanwhile; then
-    nothing has changed.
+    `body.force` does without the test. Raises `NotFound`, and `Conflict` where nothing is staged, what is needed of the
+    endpoint cannot be read, the receiver did not accept the secret or must first prove that it wants anything, or
+    another was staged or activated meanwhile; then nothing has changed.
     """
     database, keyring = deployment.database, deployment.keyring
     async with database.read() as connection:
         row = await find(connection, database.tables, endpoint_id, tenant)
         if not body.force:
             await check_proved(connection, deployment, row)
-    tried = _needed(staged_secrets.staged(keyring, row))
+        tried = _staged(keyring, row)
+        await _signs(connection, deployment, row.row_id, tried.overlap)
     if not body.force:
         await _test(deployment, row.row_id, tried.keys)
     async with database.begin() as connection:
         row = await find(connection, database.tables, endpoint_id, tenant, lock=True)
         now = await moment_now(connection, database)
         # What is sealed may have been rewrapped meanwhile: the secret itself says whether it is the one that was tried.
-        staged = _needed(staged_secrets.staged(keyring, row))
+        staged = _staged(keyring, row)
         if staged.keys != tried.keys:
             raise Conflict("another secret was staged meanwhile; activate again to try that one")
         await connection.run_sync(rotate_own, database.tables, keyring, row.row_id, staged.keys, now, staged.overlap)
@@ -78,19 +82,24 @@ async def activate_secret(
         return await view(connection, database.tables, row.row_id)
 
 
-async def _signs_already(
-    connection: AsyncConnection, deployment: Deployment, endpoint_row: int, new: SigningKeys, overlap: timedelta
-) -> bool:
+async def _signs(
+    connection: AsyncConnection, deployment: Deployment, endpoint_row: int, overlap: timedelta
+) -> SigningKeys | None:
+    """What signs; null where nobody can read it and it is not to sign on. Raises `Conflict` where it is."""
     try:
-        signs = await connection.run_sync(newest, deployment.database.tables, deployment.keyring, endpoint_row)
+        return await connection.run_sync(newest, deployment.database.tables, deployment.keyring, endpoint_row)
     except Unreadable as error:
         if overlap:
-            raise Unreadable(f"{error}, or rotate with `overlap_s` 0 to do without the old secret") from error
-        return False
-    return signs.secret.text == new.secret.text
+            # Perhaps its key is only missing here, so it goes only when asked to.
+            raise Conflict(f"{error}, or rotate with `overlap_s` 0 to do without the old secret") from error
+        return None
 
 
-def _needed(staged: Staged | None) -> Staged:
+def _staged(keyring: KeyRing, row: Row[Any]) -> Staged:
+    try:
+        staged = staged_secrets.staged(keyring, row)
+    except Unreadable as error:
+        raise Conflict(f"{error}, or stage another") from error
     if staged is None:
         raise Conflict("no secret is staged for this endpoint; rotate it with `stage` first")
     return staged
@@ -100,7 +109,10 @@ async def _test(deployment: Deployment, endpoint_row: int, keys: SigningKeys) ->
     # Only here: the HTTP client takes a fifth of a second to load, and other commands do without.
     from dispatcher.engine import test_event
 
-    result = await test_event.send_test(deployment, endpoint_row, keys)
+    try:
+        result = await test_event.send_test(deployment, endpoint_row, keys)
+    except Unreadable as error:
+        raise Conflict(f"{error}, or activate with `force`") from error
     if not result.delivered:
         came = f"status {result.status}" if result.status is not None else f"error {result.error}"
         raise Conflict(

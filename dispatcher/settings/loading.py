@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import unquote, unquote_plus
 
 from pydantic import ValidationError
 
@@ -56,11 +56,18 @@ def _secrets_of(settings: Settings) -> Iterator[str | None]:
             yield secret.get_secret_value()
     if settings.secret_key is not None:
         yield from settings.secret_key.get_secret_value().replace(",", " ").split()
-    yield _password_of(settings.database_url)
+    yield from _passwords_of(settings.database_url)
     if settings.proxy is not None:
-        yield _password_of(settings.proxy.get_secret_value())
+        yield from _passwords_of(settings.proxy.get_secret_value())
 
 
-def _password_of(url: str) -> str | None:
+def _passwords_of(url: str) -> Iterator[str]:
+    """As they are written, too: what is percent-encoded can be in several ways."""
     found = _PASSWORD.match(url)
-    return found and unquote(found["password"])
+    if found is not None:
+        yield from (found["password"], unquote(found["password"]))
+    # A database's may be a parameter.
+    for parameter in url.partition("?")[2].split("&"):
+        name, _, value = parameter.partition("=")
+        if "password" in unquote_plus(name).lower():
+            yield from (value, unquote_plus(value))

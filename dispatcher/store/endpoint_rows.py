@@ -148,6 +148,7 @@ def insert_endpoint(
             description=new.description,
             event_types=event_types_text(new.event_types),
             status=(EndpointStatus.PAUSED if unproved else EndpointStatus.ENABLED).value,
+            awaits_proof=unproved,
             challenge_due_at=now if unproved else None,
             profile=new.profile.value,
             ordered=new.ordered,

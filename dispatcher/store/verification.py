@@ -1,7 +1,7 @@
 """Proof of control in rows: which endpoints are to be challenged when, and which of them have answered.
 
-An endpoint that must prove it is paused and has no `verified_at`; while it is to be challenged by itself it has a
-`challenge_due_at`.
+An endpoint that must prove it is paused and has no `verified_at`; `awaits_proof` says that nobody else has paused it.
+While it is to be challenged by itself it has a `challenge_due_at`.
 """
 
 from collections import Counter
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from math import floor
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, case, exists, false, select, text, true, update
+from sqlalchemy import ColumnElement, and_, case, exists, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dispatcher.states import EndpointStatus
@@ -161,11 +161,9 @@ async def _spend(
     return granted
 
 
-async def verify(
-    connection: AsyncConnection, database: Database, endpoint_row: int, version: int, *, resumes: bool
-) -> bool:
-    """Notes that an endpoint has proved it; False if it was changed since. `resumes`: paused → enabled, where it had
-    not proved it before.
+async def verify(connection: AsyncConnection, database: Database, endpoint_row: int, version: int) -> bool:
+    """Notes that an endpoint has proved it; False if it was changed since. Paused → enabled where it waited for that
+    alone.
     """
     e = database.tables.endpoints.c
     proved = await connection.execute(
@@ -173,12 +171,10 @@ async def verify(
         .where(e.row_id == endpoint_row, e.version == version, e.deleted_at.is_(None))
         .values(
             verified_at=database.now(),
+            awaits_proof=False,
             challenge_due_at=None,
             status=case(
-                (
-                    and_(e.status == EndpointStatus.PAUSED, e.verified_at.is_(None), true() if resumes else false()),
-                    EndpointStatus.ENABLED.value,
-                ),
+                (and_(e.status == EndpointStatus.PAUSED, e.awaits_proof), EndpointStatus.ENABLED.value),
                 else_=e.status,
             ),
             version=e.version + 1,

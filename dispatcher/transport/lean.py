@@ -21,6 +21,10 @@ class _Route(Struct, frozen=True):
     place: Place
     head: str
 
+    def __repr__(self) -> str:
+        # Its head has the URL's query, and its password.
+        return "_Route()"
+
 
 class LeanWire:
     """A connection pool that POSTs. Use it in the event loop that runs it; close it at the end."""

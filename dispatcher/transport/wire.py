@@ -43,6 +43,10 @@ class _Route(Struct, frozen=True):
     target: aiohttp.ClientRequest
     head: str
 
+    def __repr__(self) -> str:
+        # Its head has the URL's query, and its password.
+        return "_Route()"
+
 
 class _Protocol(ResponseHandler):
     """aiohttp's, and it stops listening to an answer that goes on and on."""

@@ -454,6 +454,7 @@ def upgrade() -> None:
         sa.Column("expires_at", UtcTime, nullable=True),
         sa.Column("catch_up", sa.Boolean(), server_default=sa.text("false"), nullable=False),
         sa.Column("verified_at", UtcTime, nullable=True),
+        sa.Column("awaits_proof", sa.Boolean(), server_default=sa.text("false"), nullable=False),
         sa.Column("challenge_due_at", UtcTime, nullable=True),
         sa.Column("challenges", sa.Integer(), server_default="0", nullable=False),
         sa.Column("idempotency_key", sa.Text(), nullable=True),

@@ -40,6 +40,19 @@ async def test_it_is_forced_whatever_the_receiver_says(either_api: Api, receiver
     assert receiver.received() == []
 
 
+@pytest.mark.parametrize("stage", [False, True])
+async def test_a_secret_that_cannot_be_read_is_a_409_that_says_how_to_do_without(either_api: Api, stage: bool) -> None:
+    database = either_api.deployment.database
+    path = (await either_api.post("/v1/endpoints", {"url": "https://example.com/"})).headers["Location"]
+    async with database.begin() as connection:
+        await connection.execute(database.tables.endpoint_secrets.update().values(sealed=b"under a key that is lost"))
+    refused = await either_api.post(f"{path}/rotate-secret", {"stage": stage})
+    assert (refused.status, refused.problem) == (409, "conflict")
+    assert "DISPATCHER_SECRET_KEY, or rotate with `overlap_s` 0" in refused.json["detail"]
+    done = await either_api.post(f"{path}/rotate-secret", {"stage": stage, "overlap_s": 0})
+    assert (done.status, done.json["secret"][:6]) == (200, "whsec_")
+
+
 async def test_public_keys_are_shown_to_the_tenant_and_as_jwks_to_whoever_asks(either_api: Api) -> None:
     api = either_api
     made = await api.post("/v1/endpoints", {"url": "https://example.com/", "signatures": ["v1a", "v1"]})

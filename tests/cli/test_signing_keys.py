@@ -26,6 +26,18 @@ def test_a_secret_is_staged_and_what_comes_next_is_said(cli: Cli, endpoint_id: s
     assert "secret" not in activated.json
 
 
+def test_a_secret_whose_key_is_lost_is_replaced_only_without_overlap(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    old, new = (base64.b64encode(letter * 32).decode() for letter in (b"o", b"n"))
+    monkeypatch.setenv("DISPATCHER_SECRET_KEY", old)
+    endpoint_id = cli("endpoints", "create", "https://example.com/hook", "--json").json["id"]
+    monkeypatch.setenv("DISPATCHER_SECRET_KEY", new)
+    for more in ((), ("--stage",)):
+        refused = cli("endpoints", "rotate-secret", endpoint_id, *more)
+        assert (refused.code, refused.stdout) == (1, "")
+        assert "DISPATCHER_SECRET_KEY, or rotate with `overlap_s` 0 to do without the old secret" in refused.stderr
+    assert "secret: whsec_" in cli("endpoints", "rotate-secret", endpoint_id, "--overlap-s", "0").stdout
+
+
 def test_public_keys_are_listed_once_v1a_is_chosen(cli: Cli, endpoint_id: str) -> None:
     outcome = cli("endpoints", "public-keys", endpoint_id)
     assert f"endpoints update {endpoint_id} --signatures v1 --signatures v1a" in outcome.stderr

@@ -118,6 +118,46 @@ async def test_a_proof_on_demand_enables_and_another_url_needs_another(demanding
     assert (moved.status, moved.verified_at) == (EndpointStatus.PAUSED, None)
 
 
+@pytest.mark.parametrize("proved_before", [False, True])
+async def test_what_its_tenant_has_paused_a_proof_does_not_enable(
+    demanding: Outpost, receiver: Receiver, proved_before: bool
+) -> None:
+    for path in ("/hook", "/other"):
+        receiver.answers(path, repeat)
+    deployment = demanding.deployment
+    made = await _registered(demanding, receiver.url("/hook"))
+    if proved_before:
+        assert (await endpoints.verify(deployment, made.id, tenant=None)).verified
+    await endpoints.set_status(deployment, made.id, "pause", tenant=None)
+    await endpoints.update(deployment, made.id, EndpointUpdate(url=receiver.url("/other")), tenant=None)
+    assert await challenge_all(deployment, [row_id(Kind.ENDPOINT, made.id)])
+    proved = await endpoints.get(deployment, made.id, tenant=None)
+    assert (proved.status, proved.verified_at is not None) == (EndpointStatus.PAUSED, True)
+    resumed = await endpoints.set_status(deployment, made.id, "resume", tenant=None)
+    assert resumed.status == EndpointStatus.ENABLED
+    # Paused for want of a proof alone, as one that was just registered.
+    await endpoints.update(deployment, made.id, EndpointUpdate(url=receiver.url("/hook")), tenant=None)
+    await endpoints.update(deployment, made.id, EndpointUpdate(url=receiver.url("/other")), tenant=None)
+    assert (await endpoints.verify(deployment, made.id, tenant=None)).verified
+    assert (await endpoints.get(deployment, made.id, tenant=None)).status == EndpointStatus.ENABLED
+
+
+async def test_one_that_is_disabled_is_proved_and_then_enabled_by_who_disabled_it(
+    demanding: Outpost, receiver: Receiver
+) -> None:
+    receiver.answers("/hook", repeat)
+    deployment = demanding.deployment
+    made = await _registered(demanding, receiver.url("/hook"))
+    await endpoints.set_status(deployment, made.id, "disable", tenant=None)
+    with pytest.raises(Conflict) as refused:
+        await endpoints.set_status(deployment, made.id, "enable", tenant=None)
+    assert "verify`) asks again; once it has answered the challenge, enable it" in str(refused.value)
+    assert (await endpoints.verify(deployment, made.id, tenant=None)).verified
+    assert (await endpoints.get(deployment, made.id, tenant=None)).status == EndpointStatus.DISABLED
+    enabled = await endpoints.set_status(deployment, made.id, "enable", tenant=None)
+    assert enabled.status == EndpointStatus.ENABLED
+
+
 async def test_a_url_that_changed_during_its_challenge_has_proved_nothing(
     demanding: Outpost, receiver: Receiver
 ) -> None:

@@ -74,6 +74,18 @@ def test_a_receiver_may_have_the_port_that_a_proxy_elsewhere_has() -> None:
             CallbackUrl.parse(f"{proxy}/", rules)
 
 
+def test_a_proxy_that_is_known_by_its_name_is_refused_at_its_address_where_that_is_denied() -> None:
+    given: dict[str, Any] = {"allow_networks": "10.0.0.0/8", "proxy": SecretStr("http://proxy.example.com:8080")}
+    # Nobody asks a name server what the proxy's address is, and its port is many receivers'.
+    assert CallbackUrl.parse("http://10.9.9.9:8080/", egress_rules(loopback_settings("sqlite:///a.db", **given))).port
+    denying = egress_rules(loopback_settings("sqlite:///a.db", **given, deny_networks="10.9.9.9/32"))
+    with pytest.raises(InvalidField, match="DISPATCHER_DENY_NETWORKS"):
+        CallbackUrl.parse("http://10.9.9.9:8080/", denying)
+    by_address = {**given, "proxy": SecretStr("http://10.9.9.9:8080")}
+    with pytest.raises(InvalidField, match="the dispatcher's own"):
+        CallbackUrl.parse("http://10.9.9.9:8080/", egress_rules(loopback_settings("sqlite:///a.db", **by_address)))
+
+
 def test_a_database_on_this_machine_is_one_of_its_own_ports() -> None:
     for host in ("127.0.0.1", "localhost", "[::1]"):
         rules = egress_rules(loopback_settings(f"postgresql://me@{host}:6432/app"))

@@ -12,7 +12,6 @@ from dispatcher.rules.verifying import verify
 from dispatcher.service import endpoints, public_keys
 from dispatcher.service.models import ActivateSecret, Endpoint, EndpointWithSecret, RotateSecret
 from dispatcher.states import SignatureVersion
-from dispatcher.store.keyring import Unreadable
 from tests.clock import FakeClock
 from tests.outpost import Outpost, Registered
 from tests.receiver import Received, Receiver
@@ -161,13 +160,39 @@ async def test_a_rotation_heals_an_endpoint_whose_secret_cannot_be_read(
     async with outpost.database.begin() as connection:
         await connection.execute(outpost.tables.endpoint_secrets.update().values(sealed=b"under a key that is lost"))
     # What nobody can read cannot overlap, and perhaps its key is only missing here: it goes only when asked to.
-    with pytest.raises(Unreadable, match="or rotate with `overlap_s` 0"):
+    with pytest.raises(Conflict, match="or rotate with `overlap_s` 0"):
         await endpoints.rotate_secret(outpost.deployment, endpoint.id, RotateSecret(stage=staged), tenant=None)
     body = RotateSecret(stage=staged, overlap_s=0)
     healed = await endpoints.rotate_secret(outpost.deployment, endpoint.id, body, tenant=None)
     if staged:
+        with pytest.raises(Conflict, match="or activate with `force`"):
+            # Its test event would be signed as the endpoint stands.
+            await activate(outpost, endpoint)
         await activate(outpost, endpoint, force=True)
     assert verifies(await sent(outpost, receiver), healed.secret)
+
+
+@pytest.mark.parametrize("force", [False, True])
+async def test_what_was_staged_to_overlap_with_a_secret_that_is_lost_since_is_not_activated(
+    outpost: Outpost, force: bool
+) -> None:
+    endpoint = await outpost.endpoint()
+    await stage(outpost, endpoint)
+    async with outpost.database.begin() as connection:
+        await connection.execute(outpost.tables.endpoint_secrets.update().values(sealed=b"under a key that is lost"))
+    with pytest.raises(Conflict, match="or rotate with `overlap_s` 0"):
+        # Nothing at all could be sent until the overlap had passed.
+        await activate(outpost, endpoint, force=force)
+
+
+async def test_a_staged_secret_that_cannot_be_read_is_replaced_by_another(outpost: Outpost) -> None:
+    endpoint = await outpost.endpoint()
+    await stage(outpost, endpoint)
+    await outpost.change("endpoints", endpoint.row, staged_sealed=b"under a key that is lost")
+    with pytest.raises(Conflict, match="or stage another"):
+        await activate(outpost, endpoint, force=True)
+    await stage(outpost, endpoint)
+    await activate(outpost, endpoint, force=True)
 
 
 async def test_it_goes_with_its_endpoint(outpost: Outpost) -> None:

@@ -121,4 +121,17 @@ async def test_endpoints_that_were_there_before_go_on_until_they_are_paused(
         await endpoints.set_status(outpost.deployment, made.id, "resume", tenant=None)
     receiver.answers("/hook", repeat)
     assert (await endpoints.verify(outpost.deployment, made.id, tenant=None)).verified
+    assert (await endpoints.get(outpost.deployment, made.id, tenant=None)).status == EndpointStatus.PAUSED
+    resumed = await endpoints.set_status(outpost.deployment, made.id, "resume", tenant=None)
+    assert resumed.status == EndpointStatus.ENABLED
+
+
+async def test_what_waits_for_its_proof_goes_on_with_it_where_none_is_demanded_any_more(
+    outpost: Outpost, receiver: Receiver
+) -> None:
+    receiver.answers("/hook", repeat)
+    await _rule(outpost, True)
+    made = await _registered(outpost, receiver.url("/hook"))
+    await _rule(outpost, None)
+    assert (await endpoints.verify(outpost.deployment, made.id, tenant=None)).verified
     assert (await endpoints.get(outpost.deployment, made.id, tenant=None)).status == EndpointStatus.ENABLED

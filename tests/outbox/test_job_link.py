@@ -1,5 +1,8 @@
 """A link made by a producer opens the job at the API of the same deployment."""
 
+import base64
+import shlex
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -9,6 +12,7 @@ import dispatcher
 from dispatcher.errors import ConfigurationError, InvalidField
 from dispatcher.outbox.callbacks import producer_keyring
 from dispatcher.outbox.publish import producer_settings
+from dispatcher.rules import job_links
 from dispatcher.service.jobs import read_link
 from tests.outpost import Outpost
 
@@ -38,6 +42,18 @@ def test_on_sqlite_the_key_file_beside_the_database_signs(
     (tmp_path / "app.db").touch()
     dispatcher.job_link("job_1")
     assert (tmp_path / "app.db.key").exists()
+
+
+def test_the_key_of_a_command_signs_though_no_database_is_there(
+    producer_environment: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    key = base64.b64encode(b"k" * 32).decode()
+    producer_environment.delenv("DISPATCHER_SECRET_KEY")
+    producer_environment.setenv("DISPATCHER_SECRET_KEY_COMMAND", shlex.join([sys.executable, "-c", f"print({key!r})"]))
+    producer_environment.setenv("DISPATCHER_DATABASE_URL", f"sqlite:///{tmp_path}/app.db")
+    producer_settings.cache_clear()
+    assert job_links.read([b"k" * 32], dispatcher.job_link("job_1").token) is not None
+    assert not list(tmp_path.iterdir())
 
 
 def test_without_a_key_on_postgresql_it_is_refused(producer_environment: pytest.MonkeyPatch) -> None:

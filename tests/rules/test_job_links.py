@@ -52,11 +52,6 @@ def test_what_is_no_link_says_nothing(text: str) -> None:
     assert job_links.read([KEY], "job_" + text) is None
 
 
-def test_its_key_is_not_the_one_that_encrypts() -> None:
-    assert job_links._link_key(KEY) != KEY
-    assert job_links._link_key(KEY) != job_links._link_key(OTHER)
-
-
 def test_its_path_names_the_job_whatever_its_name_is() -> None:
     assert job_links.path_of("a/b ?é", "job_x") == "/v1/jobs/a%2Fb%20%3F%C3%A9/events?token=job_x"
 

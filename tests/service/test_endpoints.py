@@ -1,12 +1,16 @@
 """Endpoints through the service: registered once, shown without secrets, listed, and everything wrong named."""
 
 import asyncio
+import hmac
+import json
+from dataclasses import replace
 
 import pytest
 from sqlalchemy import select
 
 from dispatcher.errors import ConfigurationError, Conflict, InvalidField, InvalidFields, NotFound
 from dispatcher.ids import Kind, row_id
+from dispatcher.rules.derived_keys import derived_key
 from dispatcher.service import endpoints
 from dispatcher.service.models import (
     CallbackCreate,
@@ -18,6 +22,7 @@ from dispatcher.service.models import (
     RotateSecret,
 )
 from dispatcher.store.endpoint_policies import load_policy
+from dispatcher.store.keyring import KeyRing
 from tests.clock import FakeClock
 from tests.service.conftest import open_scene
 from tests.service.scene import URL, Scene
@@ -92,6 +97,27 @@ async def test_neither_url_nor_secret_nor_header_is_readable_at_rest(sqlite_scen
         assert not any(secret in row for row in stored)
         assert secret not in repr(await endpoints.get(sqlite_scene.deployment, created.id, tenant=None))
     assert created.secret not in repr(created)
+
+
+async def test_what_tells_repeated_registrations_is_keyed_with_a_key_of_its_own(sqlite_scene: Scene) -> None:
+    deployment = sqlite_scene.deployment
+    body = EndpointCreate(url=URL)
+    await endpoints.create(deployment, body, tenant="default", idempotency_key="once")
+    async with deployment.database.read() as connection:
+        digest = await connection.scalar(select(deployment.database.tables.endpoints.c.request_digest))
+    said = json.dumps(body.model_dump(mode="json", include=body.model_fields_set), sort_keys=True).encode()
+    [key] = deployment.keyring.keys
+    own = derived_key(key, "endpoint request")
+    assert digest == hmac.new(own, said, "sha256").hexdigest()
+    assert own not in (key, derived_key(key, "job link"))
+
+
+async def test_a_registration_is_known_again_under_a_new_key(sqlite_scene: Scene) -> None:
+    deployment, body = sqlite_scene.deployment, EndpointCreate(url=URL)
+    first, _ = await endpoints.create(deployment, body, tenant="default", idempotency_key="once")
+    rotated = replace(deployment, keyring=KeyRing((b"n" * 32, *deployment.keyring.keys)))
+    again, made = await endpoints.create(rotated, body, tenant="default", idempotency_key="once")
+    assert (again.id, made) == (first.id, False)
 
 
 async def test_a_secret_is_made_where_none_is_given(sqlite_scene: Scene) -> None:

@@ -71,6 +71,8 @@ def declare_endpoints(declaring: Declaring) -> dict[str, Table]:
         Column("catch_up", Boolean, nullable=False, server_default=text("false")),
         #: When it last proved that its owner wants to be sent to; null: it has not (yet).
         Column("verified_at", UtcTime),
+        #: Paused for want of that alone: a proof enables it. One that its tenant paused stays so.
+        Column("awaits_proof", Boolean, nullable=False, server_default=text("false")),
         #: When it is challenged next to prove it; null: not by itself.
         Column("challenge_due_at", UtcTime),
         #: How often it was.
