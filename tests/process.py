@@ -18,7 +18,8 @@ def process_as_before() -> Iterator[None]:
     """
     show_warning = warnings.showwarning
     _release_warnings(show_warning)
-    stream, level, processors = logs._SINK.stream, logs._SINK.level, list(logs._PROCESSORS)
+    sink = logs._SINK
+    stream, level, render = sink.stream, sink.level, sink.render
     root = logging.getLogger()
     handlers, root_level = list(root.handlers), root.level
     thresholds = gc.get_threshold()
@@ -28,7 +29,7 @@ def process_as_before() -> Iterator[None]:
     finally:
         for number, handler in signals.items():
             signal.signal(number, handler)
-        logs._SINK.stream, logs._SINK.level, logs._PROCESSORS[:] = stream, level, processors
+        sink.stream, sink.level, sink.render = stream, level, render
         root.handlers[:] = handlers
         root.setLevel(root_level)
         _release_warnings(show_warning)

@@ -30,6 +30,7 @@ from dispatcher.errors import (
 )
 from dispatcher.service.models import UnreadableJson
 from dispatcher.states import Scope
+from dispatcher.store import keyring
 
 MEDIA_TYPE = "application/problem+json"
 #: Seconds after which a caller may try again when the database does not answer, or connections are too many.
@@ -150,6 +151,8 @@ _BY_ERROR: tuple[tuple[type[DispatcherError], Kind], ...] = (
     (NotFound, NOT_FOUND),
     (IdempotencyConflict, IDEMPOTENCY),
     (Conflict, CONFLICT),
+    # Sealed with a key that this process was not given: its detail says what to do.
+    (keyring.Unreadable, CONFLICT),
     (TooLarge, TOO_LARGE),
     (TooSlow, TOO_SLOW),
     (WrongContentType, CONTENT_TYPE),

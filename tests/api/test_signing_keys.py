@@ -53,6 +53,18 @@ async def test_a_secret_that_cannot_be_read_is_a_409_that_says_how_to_do_without
     assert (done.status, done.json["secret"][:6]) == (200, "whsec_")
 
 
+async def test_what_needs_a_secret_that_cannot_be_read_is_a_409_that_names_its_key(either_api: Api) -> None:
+    database = either_api.deployment.database
+    made = await either_api.post("/v1/endpoints", {"url": "https://example.com/"})
+    async with database.begin() as connection:
+        await connection.execute(database.tables.endpoint_secrets.update().values(sealed=b"under a key that is lost"))
+    path = made.headers["Location"]
+    for asked in (f"{path}/test", f"{path}/verify"):
+        refused = await either_api.post(asked)
+        assert (refused.status, refused.problem) == (409, "conflict"), asked
+        assert "DISPATCHER_SECRET_KEY" in refused.json["detail"]
+
+
 async def test_public_keys_are_shown_to_the_tenant_and_as_jwks_to_whoever_asks(either_api: Api) -> None:
     api = either_api
     made = await api.post("/v1/endpoints", {"url": "https://example.com/", "signatures": ["v1a", "v1"]})
