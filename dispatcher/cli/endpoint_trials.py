@@ -31,7 +31,7 @@ def verify(endpoint_id: Id, tenant: options.Tenant = None, as_json: options.AsJs
     if not result.verified:
         if result.error is None:
             note(
-                "A 2xx alone proves nothing: the body of the answer has to be the event's data.challenge, its text alone"
-                ' or {"challenge": "…"}.'
+                "A 2xx alone proves nothing: the body of the answer has to be the event's data.challenge, as a text"
+                ' or as {"challenge": "…"}.'
             )
         raise typer.Exit(1)

@@ -71,8 +71,8 @@ def create(
     print_answer(made, as_json, lambda: print_with_secret(made))
     if is_new and made.status == EndpointStatus.PAUSED:
         note(
-            "Nothing is sent to it before its receiver has repeated a challenge. A running dispatcher sends it one; so does:"
-            f" dispatcher endpoints verify {made.id}"
+            "Nothing is sent to it before its receiver has repeated a challenge. A running dispatcher sends it one;"
+            f" so does: dispatcher endpoints verify {made.id}"
         )
 
 
