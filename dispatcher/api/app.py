@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 
 from dispatcher.api import docs_page, openapi
 from dispatcher.api.answering import CALLER, REQUEST_ID, ROUTE, address_of, answering, log_fault, logged
-from dispatcher.api.auth import Authenticator, check_scope, tenant_scope
+from dispatcher.api.auth import Authenticator, Unauthenticated, check_scope, tenant_scope
 from dispatcher.api.problems import RETRY_AFTER_S, TOO_MANY_CONNECTIONS, Told
 from dispatcher.api.queries import read_query
 from dispatcher.api.request_body import read_body
@@ -189,9 +189,13 @@ async def _serve(request: web.Request, route: Route, door: Door) -> Reply:
 
 
 async def _caller(request: web.Request, route: Route, door: Door) -> Caller:
+    authorizations = request.headers.getall("Authorization", ())
+    if len(authorizations) > 1:
+        # What stands before us may have looked at another one.
+        raise Unauthenticated("there is more than one Authorization header; send one")
     link = {"token": request.query.get("token"), "job_id": request.match_info["job_id"]} if route.linked else {}
     caller = await door.authenticator.caller(
-        request.headers.get("Authorization"),
+        authorizations[0] if authorizations else None,
         lambda: address_of(request, door.deployment),
         gone=lambda: _is_gone(request),
         **link,

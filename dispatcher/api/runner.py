@@ -9,6 +9,7 @@ import asyncio
 from typing import Any
 
 from aiohttp import web
+from aiohttp.http_exceptions import LineTooLong
 
 from dispatcher.api.problems import MEDIA_TYPE, malformed
 
@@ -105,8 +106,10 @@ class Connection(web.RequestHandler):
         if status >= 500 or request.writer.output_size > 0:
             return _plain(super().handle_error(request, status, exc, message))
         # The parser's own message quotes the request, whose URL and headers may hold somebody's key.
-        reason = "is too long" if status == 414 or (exc and "too long" in str(exc).lower()) else "is malformed"
-        detail = f"the request line or a header {reason}"
+        if isinstance(exc, LineTooLong):
+            detail = f"the request line or a header is longer than {exc.args[1]} bytes"
+        else:
+            detail = f"the request line or a header is malformed, or there are more than {MOST_HEADERS} headers"
         response = web.Response(status=status, body=malformed(detail, status), content_type=MEDIA_TYPE)
         response.force_close()
         return _plain(response)

@@ -56,7 +56,7 @@ class ServerTls:
         names = " and ".join(str(file) for file in (self._certificate, self._key) if file)
         if isinstance(error, ssl.SSLError) or not isinstance(error, OSError):
             why = getattr(error, "reason", None) or error
-            return f"{names} are no PEM certificate with its unencrypted key ({why})"
+            return f"{names} do not hold a certificate in PEM with its private key, unencrypted ({why})"
         # OpenSSL does not say which of them it could not read.
         return f"{error.filename or names}: {error.strerror}"
 

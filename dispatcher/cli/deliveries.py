@@ -38,7 +38,7 @@ _ATTEMPTS: Any = (
     ("MS", lambda attempt: round(attempt.duration_ms)),
     ("STATUS", lambda attempt: attempt.status),
     ("ERROR", lambda attempt: attempt.error),
-    ("ANSWER", lambda attempt: " ".join((attempt.response_excerpt or "").split())[:60]),
+    ("ANSWER", lambda attempt: " ".join((attempt.response_excerpt or "").split())[:100]),
     ("ID", lambda attempt: attempt.id),
 )
 

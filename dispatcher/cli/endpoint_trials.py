@@ -4,6 +4,7 @@ import typer
 
 from dispatcher.cli import options
 from dispatcher.cli.endpoints import Id
+from dispatcher.cli.failures import note
 from dispatcher.cli.options import examples
 
 app = typer.Typer()
@@ -28,4 +29,9 @@ def verify(endpoint_id: Id, tenant: options.Tenant = None, as_json: options.AsJs
 
     result = ask(lambda deployment: endpoints.verify(deployment, endpoint_id, tenant=tenant), as_json)
     if not result.verified:
+        if result.error is None:
+            note(
+                "A 2xx alone proves nothing: the body of the answer has to be the event's data.challenge, as a text"
+                ' or as {"challenge": "…"}.'
+            )
         raise typer.Exit(1)

@@ -6,6 +6,7 @@ import typer
 
 from dispatcher.cli import options
 from dispatcher.cli.endpoint_fields import EndpointFields, Secret, Url, as_request
+from dispatcher.cli.failures import note
 from dispatcher.cli.option_groups import taking
 from dispatcher.cli.options import examples, given
 from dispatcher.states import EndpointStatus
@@ -54,7 +55,7 @@ def create(
         if expires_in_s is not None:
             raise typer.BadParameter("is for a job's callback: add --job-id", param_hint="--expires-in-s")
         body = EndpointCreate.read(sent)
-        made, _ = on_deployment(
+        made, is_new = on_deployment(
             lambda deployment: endpoints.create(deployment, body, tenant=owner, idempotency_key=idempotency_key)
         )
     else:
@@ -64,10 +65,15 @@ def create(
                 param_hint="--idempotency-key",
             )
         callback = CallbackCreate.read(sent | given(expires_in_s=expires_in_s))
-        made, _ = on_deployment(
+        made, is_new = on_deployment(
             lambda deployment: endpoints.create_callback(deployment, job_id, callback, tenant=owner)
         )
     print_answer(made, as_json, lambda: print_with_secret(made))
+    if is_new and made.status == EndpointStatus.PAUSED:
+        note(
+            "Nothing is sent to it before its receiver has repeated a challenge. A running dispatcher sends it one;"
+            f" so does: dispatcher endpoints verify {made.id}"
+        )
 
 
 @app.command("list", epilog=examples("dispatcher endpoints list --status disabled --json"))

@@ -57,7 +57,8 @@ def wrong_use(text: str) -> typer.Exit:
 
 def _with_hint(error: typer.TyperException) -> str:
     context = getattr(error, "ctx", None)
-    message = " ".join(error.format_message().split()).rstrip(".")
+    # "Value error, " is how the library that reads a choice begins what it says.
+    message = " ".join(error.format_message().split()).replace(": Value error, ", ": ").rstrip(".")
     return f"{message}; see: {context.command_path} --help" if context is not None else message
 
 

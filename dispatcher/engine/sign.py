@@ -46,3 +46,11 @@ def sign(claimed: Claimed, policy: EndpointPolicy, now: datetime) -> Request:
     if policy.signature_header is not None:
         headers[policy.signature_header] = legacy_signature(policy.legacy_key, body, policy.signature_prefix)
     return Request(policy.url, headers, body, policy.timeout_s, policy.credentials)
+
+
+def echoed_secrets(policy: EndpointPolicy, request: Request) -> tuple[str, ...]:
+    """What an answer may repeat of the request, and must not be kept or shown."""
+    if policy.signature_header is None:
+        return policy.secret_texts
+    signature = request.headers[policy.signature_header]
+    return (*policy.secret_texts, signature, signature.removeprefix(policy.signature_prefix))

@@ -7,14 +7,16 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from dispatcher.clock import rfc3339
 from dispatcher.engine.endpoint_book import EndpointBook
-from dispatcher.engine.sign import sign
+from dispatcher.engine.sign import echoed_secrets, sign
 from dispatcher.errors import NotFound
 from dispatcher.ids import new_event_id
+from dispatcher.redaction import without_echoes
 from dispatcher.rules.bodies import frozen_profile
 from dispatcher.rules.json_text import encode
 from dispatcher.rules.key_pairs import SigningKeys
@@ -23,7 +25,7 @@ from dispatcher.states import AttemptError
 from dispatcher.store.deployment import Deployment
 from dispatcher.store.endpoint_policies import EndpointPolicy
 from dispatcher.store.hot import Claimed
-from dispatcher.transport.client import HttpClient
+from dispatcher.transport.client import HttpClient, Request
 
 TYPE = "webhook.test"
 #: So many are sent at once for those who ask for them, the others wait: each has connections of its own, and must not
@@ -62,6 +64,8 @@ class Tested:
     status: int | None
     error: AttemptError | None
     duration_ms: float
+    #: The beginning of the answer's body, without what it repeats of the request's secrets; or why nothing was sent.
+    excerpt: str
 
 
 async def send_test(deployment: Deployment, endpoint_row: int, keys: SigningKeys | None = None) -> Tested:
@@ -83,16 +87,29 @@ async def send_test(deployment: Deployment, endpoint_row: int, keys: SigningKeys
     sent_at = rfc3339(deployment.clock.now())
     data = {"message": "This is a test event.", "endpoint_id": policy.endpoint_id, "sent_at": sent_at}
     async with turn(policy.tenant):
-        exchange, duration_ms = await send_at_once(deployment, policy, TYPE, data, policy.profile)
-    return Tested(exchange.error is None, exchange.status, exchange.error, duration_ms)
+        now = deployment.clock.now()
+        request = _signed(deployment, policy, TYPE, data, policy.profile, now)
+        exchange, duration_ms = await _post(deployment, request, now)
+    excerpt = without_echoes(exchange.excerpt, echoed_secrets(policy, request)) if exchange.excerpt else ""
+    return Tested(exchange.error is None, exchange.status, exchange.error, duration_ms, excerpt)
 
 
 async def send_at_once(
     deployment: Deployment, policy: EndpointPolicy, event_type: str, data: Mapping[str, Any], profile: str
 ) -> tuple[Exchange, float]:
     """Sends an event of our own to one endpoint, signed; what came of it, and after how many ms."""
-    clock = deployment.clock
-    now = clock.now()
+    now = deployment.clock.now()
+    return await _post(deployment, _signed(deployment, policy, event_type, data, profile, now), now)
+
+
+def _signed(
+    deployment: Deployment,
+    policy: EndpointPolicy,
+    event_type: str,
+    data: Mapping[str, Any],
+    profile: str,
+    now: datetime,
+) -> Request:
     claimed = Claimed(
         delivery_row=0,
         endpoint_row=policy.endpoint_row,
@@ -115,7 +132,11 @@ async def send_at_once(
         traceparent=None,
         data=encode(dict(data)),
     )
-    settings = deployment.settings
+    return sign(claimed, policy, now)
+
+
+async def _post(deployment: Deployment, request: Request, now: datetime) -> tuple[Exchange, float]:
+    settings, clock = deployment.settings, deployment.clock
     client = HttpClient(
         deployment.egress,
         connect_timeout_s=settings.connect_timeout.total_seconds(),
@@ -124,7 +145,7 @@ async def send_at_once(
     )
     started = clock.monotonic()
     try:
-        exchange = await client.post(sign(claimed, policy, now), now)
+        exchange = await client.post(request, now)
     finally:
         await client.close()
     return exchange, round((clock.monotonic() - started) * 1000, 2)

@@ -88,7 +88,8 @@ def _parts(text: str) -> re.Match[str]:
 
 def _check_scheme(scheme: str, rules: EgressRules) -> str:
     if scheme not in _PORTS:
-        raise _refused(f"must begin with https:, not {scheme[:20]}:")
+        wanted = "https: or http:" if rules.allow_http else "https:"
+        raise _refused(f"must begin with {wanted}, not {scheme[:20]}:")
     if scheme == "http" and not rules.allow_http:
         raise _refused("must begin with https:; the operator can allow http: with DISPATCHER_ALLOW_HTTP=true")
     return scheme

@@ -113,7 +113,11 @@ class EgressRules:
             return Refusal(f"{host} is not among the hosts that are allowed", _with("DISPATCHER_ALLOW_HOSTS"))
         name = host.rstrip(".")
         if name in METADATA_NAMES and name not in self.allow_hosts.names:
-            return Refusal(f"{host} is a cloud's metadata service", _with("DISPATCHER_ALLOW_HOSTS"))
+            # Naming it there refuses all hosts that are not.
+            remedy = (
+                "the operator can allow it by listing it in DISPATCHER_ALLOW_HOSTS, with all others that are sent to"
+            )
+            return Refusal(f"{host} is a cloud's metadata service", remedy)
         if loopback_name(name):
             if self.refusal("127.0.0.1") is not None and self.refusal("::1") is not None:
                 return Refusal(f"{host} is this machine itself", _with("DISPATCHER_ALLOW_NETWORKS=127.0.0.0/8,::1/128"))

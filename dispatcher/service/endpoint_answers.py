@@ -119,6 +119,9 @@ class TestResult(Answer):
     status: int | None
     duration_ms: float
     error: AttemptError | None
+    response_excerpt: str | None = Field(
+        description="The beginning of the answer's body; or why nothing was sent, where there was no access token."
+    )
 
 
 class VerifyResult(Answer):
@@ -128,4 +131,6 @@ class VerifyResult(Answer):
     verified_at: Moment | None
     status: int | None
     duration_ms: float
-    error: AttemptError | None
+    error: AttemptError | None = Field(
+        description="Why there was no 2xx. Where it is null and `verified` is false, a 2xx came that did not repeat it."
+    )

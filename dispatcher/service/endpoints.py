@@ -117,7 +117,11 @@ async def send_test(deployment: Deployment, endpoint_id: str, *, tenant: str | N
 
     result = await test_event.send_test(deployment, endpoint.row_id)
     return TestResult(
-        delivered=result.delivered, status=result.status, duration_ms=result.duration_ms, error=result.error
+        delivered=result.delivered,
+        status=result.status,
+        duration_ms=result.duration_ms,
+        error=result.error,
+        response_excerpt=result.excerpt or None,
     )
 
 

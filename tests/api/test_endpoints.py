@@ -231,6 +231,28 @@ async def test_a_test_event_is_sent_and_its_outcome_told(api: Api, receiver: Rec
     assert b'"type":"webhook.test"' in receiver.requests[0].body
 
 
+async def test_a_test_event_tells_what_was_answered_without_what_is_secret(api: Api, receiver: Receiver) -> None:
+    async def repeat(request: Received) -> web.StreamResponse:
+        return web.json_response({"why": "who are you?", "query": request.query, **request.headers}, status=401)
+
+    receiver.answers("/hook", repeat)
+    identifier = await rows.endpoint(
+        api,
+        url=receiver.url("/hook?token=t0ken-in-the-url"),
+        headers={"X-Key": "he4der-value"},
+        signature_header="X-Old",
+        signature_prefix="sha256=",
+    )
+    told = (await api.post(f"/v1/endpoints/{identifier}/test")).json["response_excerpt"]
+    (sent,) = receiver.requests
+    assert "who are you?" in told
+    for secret in ("he4der-value", sent.headers["X-Old"].removeprefix("sha256="), sent.headers["webhook-signature"]):
+        assert secret not in told
+    assert "t0ken-in-the-url" not in told
+    silent = await rows.endpoint(api, url=receiver.url("/silent"))
+    assert (await api.post(f"/v1/endpoints/{silent}/test")).json["response_excerpt"] is None
+
+
 async def test_a_challenge_is_sent_and_its_outcome_told(api: Api, receiver: Receiver) -> None:
     async def repeat(request: Received) -> web.StreamResponse:
         return web.Response(text=json.loads(request.body)["data"]["challenge"])

@@ -24,6 +24,14 @@ GARBAGE = {
 }
 
 
+#: What is more than is read, with the limit that the answer has to name.
+TOO_MUCH = {
+    "8190 bytes": b"GET /" + b"x" * 20_000 + b" HTTP/1.1\r\nHost: a\r\n\r\n",
+    "than 8190 bytes": b"GET /healthz HTTP/1.1\r\nHost: a\r\nX-A: " + b"x" * 20_000 + b"\r\n\r\n",
+    "100 headers": b"GET /healthz HTTP/1.1\r\n" + b"".join(b"X-%d: 1\r\n" % number for number in range(1000)) + b"\r\n",
+}
+
+
 async def exchange(api: Api, sent: bytes) -> bytes:
     address = urlsplit(api.base)
     reader, writer = await asyncio.open_connection(address.hostname, address.port)
@@ -47,6 +55,20 @@ async def test_what_is_no_http_is_a_400_problem_that_closes_the_connection(api: 
     assert ADMIN_KEY.encode() not in body
     assert b"\r\nServer: dispatcher\r\n" in head
     assert (await api.get("/healthz")).status == 200
+
+
+async def test_two_keys_are_one_too_many(api: Api) -> None:
+    key, answer = f"Authorization: Bearer {ADMIN_KEY}\r\n".encode(), b""
+    for keys, status in ((key, b"200"), (key + b"Authorization: Bearer other\r\n", b"401"), (key + key, b"401")):
+        answer = await exchange(api, b"GET /v1/stats HTTP/1.1\r\nHost: a\r\nConnection: close\r\n" + keys + b"\r\n")
+        assert answer.split(b" ")[1] == status
+    assert b"more than one Authorization header" in answer
+
+
+@pytest.mark.parametrize("limit", TOO_MUCH)
+async def test_what_is_more_than_is_read_is_told_the_limit(api: Api, limit: str) -> None:
+    _, _, body = (await exchange(api, TOO_MUCH[limit])).partition(b"\r\n\r\n")
+    assert limit in json.loads(body)["detail"]
 
 
 BROKEN_BODIES = {

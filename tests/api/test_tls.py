@@ -187,7 +187,7 @@ def test_files_that_do_not_serve_are_refused_by_name(authority: Authority, tmp_p
             ServerTls(*wrong)
     with pytest.raises(ConfigurationError, match=r"none\.pem: No such file"):
         ServerTls(tmp_path / "none.pem", None)
-    with pytest.raises(ConfigurationError, match=r"empty\.pem are no PEM"):
+    with pytest.raises(ConfigurationError, match=r"empty\.pem do not hold"):
         ServerTls(empty, None)
     # It can be looked at and not read, as the key of another user: the error of reading it does not name it.
     folder = tmp_path / "folder.pem"

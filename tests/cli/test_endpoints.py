@@ -251,7 +251,10 @@ def test_a_challenge_that_is_not_repeated_is_told_and_code_1(cli: Cli) -> None:
 def test_an_endpoint_that_must_prove_it_is_paused_and_says_what_to_do(
     cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    assert "challenge" not in cli("endpoints", "create", URL).stderr
     monkeypatch.setenv("DISPATCHER_VERIFY_ENDPOINTS", "true")
+    told = cli("endpoints", "create", URL)
+    assert "dispatcher endpoints verify ep_" in told.stderr
     endpoint_id = made(cli)
     shown = cli("endpoints", "show", endpoint_id, "--json").json
     assert (shown["status"], shown["verified_at"]) == ("paused", None)

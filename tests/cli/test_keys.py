@@ -53,3 +53,9 @@ def test_a_key_of_no_tenant_names_its_scopes(cli: Cli) -> None:
         outcome = cli("keys", "create", *wrong)
         assert outcome.code == 2, wrong
         assert outcome.stderr.startswith("error:")
+
+
+def test_a_scope_that_there_is_not_is_told_those_that_there_are(cli: Cli) -> None:
+    outcome = cli("keys", "create", "--tenant", "acme", "--scopes", "publish,read")
+    assert outcome.code == 2
+    assert "'--scopes': 'publish,read' is not one of 'publish'" in outcome.stderr

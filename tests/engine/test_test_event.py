@@ -68,8 +68,7 @@ def asking(sqlite_outpost: Outpost, monkeypatch: pytest.MonkeyPatch) -> Asking:
 def sending(monkeypatch: pytest.MonkeyPatch) -> Sending:
     made = Sending()
     monkeypatch.setattr(test_event, "AT_ONCE", 2)
-    for module in ("test_event", "challenge"):
-        monkeypatch.setattr(f"dispatcher.engine.{module}.send_at_once", made)
+    monkeypatch.setattr(test_event, "_post", made)
     return made
 
 

@@ -17,6 +17,15 @@ HTTP = EgressRules(allow_http=True, allow_networks=())
 LOOPBACK = EgressRules(allow_http=True, allow_networks=(ip_network("127.0.0.0/8"), ip_network("::1/128")))
 COMPOSE = EgressRules(allow_http=True, allow_networks=(ip_network("172.16.0.0/12"),))
 
+
+@pytest.mark.parametrize(
+    ("rules", "wanted"), [(STRICT, "with https:, not ftp:"), (HTTP, "with https: or http:, not ftp:")]
+)
+def test_a_scheme_is_refused_with_those_that_are_taken(rules: EgressRules, wanted: str) -> None:
+    with pytest.raises(InvalidField, match=wanted):
+        CallbackUrl.parse("ftp://example.com/", rules)
+
+
 # text, shown, destination
 ACCEPTED = [
     ("https://example.com/hook", None, "https://example.com:443"),

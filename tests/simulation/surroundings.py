@@ -1,13 +1,9 @@
 """What the engine takes from its interpreter: its chances become the seed's, its log the ledger's."""
 
 import random
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
-from typing import Any, NoReturn
-
-import structlog
 
 from dispatcher import logs
 from tests.simulation.ledger import Ledger
@@ -27,19 +23,16 @@ def seeded(seed: int) -> Iterator[None]:
 @contextmanager
 def quiet(ledger: Ledger) -> Iterator[None]:
     """No log; but what the engine calls its own fault is one."""
-    sink, processors = logs._SINK, logs._PROCESSORS
-    kept, level, stream = list(processors), sink.level, sink.stream
+    sink = logs._SINK
+    kept, level, stream = sink.render, sink.level, sink.stream
 
-    def report(_: Any, method: str, fields: Any) -> NoReturn:
-        error = fields.get("exc_info")
-        if fields["event"] != "delivery.failed_inside":
-            ledger.fail("the engine has no fault", f"{fields['event']} {traceback.format_exc() if error else ''}")
-        raise structlog.DropEvent
+    def report(level: str, event: str, fields: logs.Fields) -> bytes:
+        if event != "delivery.failed_inside":
+            ledger.fail("the engine has no fault", f"{event} {fields.get('exception', '')}")
+        return b""
 
-    sink.level, sink.stream = 40, BytesIO()
-    processors[:] = [report]
+    sink.render, sink.level, sink.stream = report, 40, BytesIO()
     try:
         yield
     finally:
-        processors[:] = kept
-        sink.level, sink.stream = level, stream
+        sink.render, sink.level, sink.stream = kept, level, stream
