@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from dispatcher import metrics
 from dispatcher.engine.endpoint_book import EndpointBook
-from dispatcher.engine.sign import sign
+from dispatcher.engine.sign import echoed_secrets, sign
 from dispatcher.errors import InvalidField, StoreUnavailable
 from dispatcher.ids import Kind, public_id
 from dispatcher.logs import Line, logger
@@ -22,7 +22,7 @@ from dispatcher.store.deployment import Deployment
 from dispatcher.store.endpoint_policies import EndpointPolicy
 from dispatcher.store.hot import Claimed, Finished, Orphan
 from dispatcher.store.keyring import Unreadable
-from dispatcher.transport.client import HttpClient, Request
+from dispatcher.transport.client import HttpClient
 
 log = logger("dispatcher.attempt")
 
@@ -92,7 +92,9 @@ class Attempts:
             if self._covers(claimed.dispatcher_row):
                 exchange = await self._client.post(request, started_at)
                 if exchange.excerpt:
-                    exchange = replace(exchange, excerpt=without_echoes(exchange.excerpt, _secrets(policy, request)))
+                    exchange = replace(
+                        exchange, excerpt=without_echoes(exchange.excerpt, echoed_secrets(policy, request))
+                    )
             else:
                 # A process that was paused: another may have sent this by now, and what comes after it in its lane.
                 exchange = Exchange(status=None, error=AttemptError.INTERRUPTED)
@@ -180,14 +182,6 @@ class Attempts:
                 None if finished.delay_s is None else round(finished.delay_s, 3),
             )
         )
-
-
-def _secrets(policy: EndpointPolicy, request: Request) -> tuple[str, ...]:
-    """What an answer may repeat of the request, and must not be kept."""
-    if policy.signature_header is None:
-        return policy.secret_texts
-    signature = request.headers[policy.signature_header]
-    return (*policy.secret_texts, signature, signature.removeprefix(policy.signature_prefix))
 
 
 def conclude(
