@@ -58,11 +58,11 @@ async def test_what_is_no_http_is_a_400_problem_that_closes_the_connection(api: 
 
 
 async def test_two_keys_are_one_too_many(api: Api) -> None:
-    key, answer = f"Authorization: Bearer {ADMIN_KEY}\r\n".encode(), b""
+    key = f"Authorization: Bearer {ADMIN_KEY}\r\n".encode()
     for keys, status in ((key, b"200"), (key + b"Authorization: Bearer other\r\n", b"401"), (key + key, b"401")):
         answer = await exchange(api, b"GET /v1/stats HTTP/1.1\r\nHost: a\r\nConnection: close\r\n" + keys + b"\r\n")
         assert answer.split(b" ")[1] == status
-    assert b"more than one Authorization header" in answer
+        assert (b"more than one Authorization header" in answer) is (status == b"401")
 
 
 @pytest.mark.parametrize("limit", TOO_MUCH)
