@@ -38,7 +38,7 @@ class Duties(Schedule):
         challenging = Challenging(deployment, work_made, beside=self.leave, disable=self.expiry.disable)
         often_s = min(1.0, deployment.settings.lease.total_seconds() / 3)
         duties = (
-            Duty("reclaim", often_s, self.reclaiming.reclaim, leftovers.lease_ended),
+            Duty("reclaim", often_s, self.reclaiming.reclaim, leftovers.nobodys),
             # What a living dispatcher holds and knows nothing of, or one whose row is gone.
             Duty("reclaim all", 10.0, self.reclaiming.reclaim),
             Duty("pass lanes", 1.0, self._pass_lanes, leftovers.hold_over),

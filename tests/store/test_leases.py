@@ -7,6 +7,7 @@ from sqlalchemy import text
 
 from dispatcher.rules.verdict import Outcome
 from dispatcher.states import AttemptError, DeliveryState
+from dispatcher.store import duty_rows, leftovers
 from dispatcher.store.hot import LONGER_THAN_ANY_ATTEMPT_S, HotStore, Orphan
 from tests.clock import FakeClock
 from tests.outpost import PATIENCE_S, Outpost, finished
@@ -134,3 +135,21 @@ async def test_what_is_sending_for_longer_than_any_attempt_is_an_orphan_though_i
     assert not await store.orphans(10)
     clock.advance(2)
     assert [orphan.delivery_row for orphan in await store.orphans(10)] == [claimed.delivery_row]
+
+
+async def test_what_a_dead_dispatcher_left_is_looked_for_at_once(outpost: Outpost, clock: FakeClock) -> None:
+    async def looked_for() -> bool:
+        async with outpost.database.read() as connection:
+            return bool(await duty_rows.holding(connection, {"reclaim": leftovers.nobodys(outpost.database)}))
+
+    await outpost.endpoint()
+    await outpost.publish()
+    async with outpost.store(lease_s=5.0) as dead:
+        await dead.fan_out(1)
+        await dead.claim(1)
+        assert not await looked_for()
+    clock.advance(6)
+    # Whoever follows on SQLite forgets the row of the one before.
+    async with outpost.store() as other:
+        assert len(await other.orphans(10)) == 1
+        assert await looked_for()
