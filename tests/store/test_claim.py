@@ -4,6 +4,7 @@ import asyncio
 from collections import Counter
 
 import pytest
+from sqlalchemy import text
 
 from dispatcher.rules.verdict import Outcome
 from dispatcher.states import DeliveryState, EndpointStatus
@@ -235,6 +236,39 @@ async def test_two_dispatchers_share_the_work_and_no_delivery_is_claimed_twice(p
     assert len(mine + others) == len(set(mine + others)) == 8 * 20
     sending = Counter(row.endpoint_row for row in await outpost.deliveries() if row.state == DeliveryState.SENDING)
     assert set(sending.values()) == {20}
+
+
+async def test_no_more_destinations_are_locked_than_may_be_sent_to(postgres_outpost: Outpost) -> None:
+    outpost = postgres_outpost
+    for number in range(30):
+        await outpost.endpoint(f"http://127.0.1.{number}/")
+    await outpost.publish("a", "b")
+    async with outpost.store() as store:
+        await store.fan_out(100)
+        before = await _lockers(outpost)
+        assert len((await store.claim(10)).deliveries) == 10
+        assert len(await _lockers(outpost) - before) == 10
+
+
+async def _lockers(outpost: Outpost) -> set[tuple[int, str]]:
+    """Each destination, with the transaction that locked it last."""
+    async with outpost.database.read() as connection:
+        rows = await connection.execute(text("SELECT row_id, xmax::text FROM destinations"))
+        return {(row[0], row[1]) for row in rows}
+
+
+async def test_what_waits_behind_many_that_are_full_is_claimed(postgres_outpost: Outpost) -> None:
+    outpost = postgres_outpost
+    for number in range(20):
+        await outpost.endpoint(f"http://127.0.1.{number}/", max_in_flight=1)
+    await outpost.publish("a", "b")
+    async with outpost.store() as store:
+        await store.fan_out(100)
+        assert len((await store.claim(100)).deliveries) == 20
+        free = await outpost.endpoint("http://127.0.2.1/", event_types=("new",))
+        await outpost.publish("new")
+        await store.fan_out(100)
+        assert free.row in [one.endpoint_row for one in (await store.claim(3)).deliveries]
 
 
 async def test_an_endpoint_of_which_nothing_is_known_is_sent_to(

@@ -8,6 +8,7 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import text
 
+from dispatcher.clock import SystemClock
 from dispatcher.rules.verdict import Outcome
 from dispatcher.store.hot import Claimed, HotStore
 from dispatcher.store.postgres import fan_out, marks
@@ -80,6 +81,34 @@ async def test_what_is_dead_is_read_by_looks_in_full_only(
             reads.append({name: read - before[name] for name, read in (await _read(outpost, store)).items()})
     assert all(read >= DEAD for read in reads[0].values()), reads
     assert all(read < 100 for read in reads[-1].values()), reads
+
+
+async def test_recording_looks_for_its_rows_by_their_numbers(postgres_url: str) -> None:
+    outpost = Outpost(postgres_url, SystemClock())
+    await outpost.endpoint(max_in_flight=100)
+    async with outpost.store() as store:
+        await outpost.publish(*["a"] * 60)
+        await store.fan_out(100)
+        claimed = await claim(store)
+        assert len(claimed) == 60
+        async with outpost.database.begin() as connection:
+            await connection.execute(
+                text(
+                    "INSERT INTO deliveries (event_row, endpoint_row, tenant, state)"
+                    " SELECT -n, 1, 'default', 'delivered' FROM generate_series(1, :many) AS n"
+                ),
+                {"many": DEAD},
+            )
+        async with outpost.database.engine.connect() as connection:
+            autocommit = await connection.execution_options(isolation_level="AUTOCOMMIT")
+            await autocommit.execute(text("ANALYZE"))
+        before = await _read(outpost, store)
+        # From its sixth execution on a statement may have one plan for all.
+        for start in range(0, 60, 5):
+            batch = [finished(one, at=outpost.clock.now()) for one in claimed[start : start + 5]]
+            assert not (await store.record(batch)).lost
+        assert (await _read(outpost, store))["ix_deliveries_sending"] == before["ix_deliveries_sending"]
+    await outpost.close()
 
 
 async def _all_claimed(outpost: Outpost, store: HotStore, **fields: object) -> Sequence[Claimed]:

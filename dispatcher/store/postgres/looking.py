@@ -1,10 +1,12 @@
 """What a claim on PostgreSQL looks at before it takes: who has what to claim, from where on, and what is in flight.
 
-Both looks may begin at low marks (`marks`). Both are parts of the claim's function and use its variables.
+Both looks may begin at low marks (`marks`). They are parts of the claim's function and use its variables.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 
+from dispatcher.rules.bodies import SOURCE_MARK, WITH_SOURCE
+from dispatcher.store.hot import CLOCK_SLACK_S
 from dispatcher.store.postgres.marks import Place
 
 #: How long a claim may take that another process's count of what is in flight has not seen yet, in seconds.
@@ -13,12 +15,28 @@ UNSEEN_S = 1.0
 CLAIMABLE = "d.state = 'pending' AND d.due_at IS NULL AND NOT d.waiting"
 
 
+def _elapsed_s(tokens_at: str) -> str:
+    """Seconds in which tokens were earned; more than enough of them where the clock was set back since."""
+    return f"""CASE WHEN {tokens_at} > at_time + interval '{CLOCK_SLACK_S} s' THEN 1e9
+                    ELSE GREATEST(0, extract(epoch FROM at_time - COALESCE({tokens_at}, 'epoch'))) END"""
+
+
+def tokens(most: str, rate: str, bucket: str) -> str:
+    """What a limit of `rate` a second leaves by now of the tokens in `bucket`, of which it holds `most`."""
+    return f"""LEAST({most}, COALESCE({bucket}.tokens, {most}) + {rate} * {_elapsed_s(f"{bucket}.tokens_at")})"""
+
+
 def scan(name: Callable[[str], str], window: int) -> str:
     """The endpoints that have something to claim behind `behind`, `window` of them at most, each with the first of its
     fresh deliveries and of its others, null where it has none; `more` where they may not be all.
 
-    Nothing that can be claimed is before the first, unless it is below a mark.
+    With them comes what they may be sent at most, by themselves: `cap` in flight, and `tokens` where their rate is
+    limited. Nothing that can be claimed is before the first, unless it is below a mark.
     """
+    # The same as `frozen_profile`.
+    with_source = ", ".join(f"'{profile}'" for profile in WITH_SOURCE)
+    frozen = f"""CASE WHEN e.profile IN ({with_source}) THEN e.profile || '{SOURCE_MARK}' || event_source
+                      ELSE e.profile END"""
     # A skip scan over the claim index, from endpoint and class to the next: between the marked ones it looks from each
     # to the next, at a marked one from its mark on. How many it finds the planner cannot know: without the limits it
     # would read all endpoints to join a few. Of the last endpoint one class may be missing, so it is left for the next.
@@ -42,8 +60,13 @@ def scan(name: Callable[[str], str], window: int) -> str:
                 LIMIT 1
             ) next
         )
-        SELECT h.at AS endpoint_row, h.fresh_from, h.again_from, h.more, e.destination_row,
-               e.rate_limit IS NOT NULL AS rated, h.live,
+        SELECT h.at AS endpoint_row, h.fresh_from, h.again_from, h.more, e.destination_row, e.version, e.tenant,
+               {frozen} AS profile, e.job_id IS NOT NULL AS callback,
+               LEAST(COALESCE(e.max_in_flight, endpoint_cap), s.ramp, floor(s.takes)::int) AS cap,
+               -- LEAST and GREATEST pass over nulls, so an endpoint without a limit is told apart first.
+               CASE WHEN e.rate_limit IS NOT NULL THEN {tokens("GREATEST(e.rate_limit, 1)", "e.rate_limit", "s")} END
+                   AS tokens,
+               h.live,
                h.live AND e.status = 'enabled' AND e.deleted_at IS NULL
                AND (s.paused_until IS NULL OR s.paused_until <= at_time) AS open
         FROM (
@@ -52,10 +75,11 @@ def scan(name: Callable[[str], str], window: int) -> str:
             FROM (SELECT at, fresh, first FROM heads OFFSET 1 LIMIT {window + 1}) found GROUP BY at
         ) h
         LEFT JOIN LATERAL (
-            SELECT e.destination_row, e.status, e.deleted_at, e.rate_limit FROM {name("endpoints")} e
-            WHERE e.row_id = h.at LIMIT 1) e ON true
+            SELECT e.destination_row, e.status, e.deleted_at, e.rate_limit, e.version, e.tenant, e.profile, e.job_id,
+                   e.max_in_flight
+            FROM {name("endpoints")} e WHERE e.row_id = h.at LIMIT 1) e ON true
         LEFT JOIN LATERAL (
-            SELECT s.paused_until FROM {name("endpoint_state")} s
+            SELECT s.paused_until, s.ramp, s.takes, s.tokens, s.tokens_at FROM {name("endpoint_state")} s
             WHERE s.endpoint_row = h.at LIMIT 1) s ON true
         WHERE NOT (h.more AND h.last)
     """
@@ -69,16 +93,23 @@ def from_on(fresh: str, row: str) -> str:
 
 
 def flight(name: Callable[[str], str]) -> str:
-    """By endpoint how many are in flight, how many of them in this process, and since when the oldest is."""
+    """By endpoint how many are in flight, how many of them in this process, and since when the oldest is; with whom
+    they are to be counted together."""
     return f"""
-        SELECT d.endpoint_row, min(d.updated_at) AS since, (count(*) FILTER (WHERE lives))::int AS n,
-               (count(*) FILTER (WHERE lives AND d.dispatcher_row = claimer))::int AS mine
+        SELECT f.*, e.destination_row, e.tenant, e.job_id IS NOT NULL AS callback
         FROM (
-            SELECT d.endpoint_row, d.updated_at, d.dispatcher_row, NOT EXISTS (
-                SELECT FROM unnest(ended_rows, ended_attempts) AS ended(row_id, attempt)
-                WHERE ended.row_id = d.row_id AND ended.attempt = d.attempts) AS lives
-            FROM {name("deliveries")} d WHERE d.state = 'sending' AND d.updated_at >= flight_since
-        ) d GROUP BY d.endpoint_row
+            SELECT d.endpoint_row, min(d.updated_at) AS since, (count(*) FILTER (WHERE lives))::int AS n,
+                   (count(*) FILTER (WHERE lives AND d.dispatcher_row = claimer))::int AS mine
+            FROM (
+                SELECT d.endpoint_row, d.updated_at, d.dispatcher_row, NOT EXISTS (
+                    SELECT FROM unnest(ended_rows, ended_attempts) AS ended(row_id, attempt)
+                    WHERE ended.row_id = d.row_id AND ended.attempt = d.attempts) AS lives
+                FROM {name("deliveries")} d WHERE d.state = 'sending' AND d.updated_at >= flight_since
+            ) d GROUP BY d.endpoint_row
+        ) f
+        LEFT JOIN LATERAL (
+            SELECT e.destination_row, e.tenant, e.job_id FROM {name("endpoints")} e
+            WHERE e.row_id = f.endpoint_row LIMIT 1) e ON true
     """
 
 

@@ -1,6 +1,6 @@
 """Recording outcomes on PostgreSQL: fenced, in sets, with the lanes and endpoints they touch."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
 from dispatcher.rules.verdict import Outcome
@@ -14,6 +14,26 @@ from dispatcher.store.postgres.progress import due_as_head, took_its_place
 from dispatcher.store.tables import Tables
 from dispatcher.store.tally import Tally
 
+#: What is told of each outcome, from the second parameter on; what only failures have behind it.
+_COMMON = {
+    "row_id": "bigint",
+    "attempt": "int",
+    "dispatcher_row": "bigint",
+    "status": "int",
+    "started_at": "timestamptz",
+    "duration_ms": "float8",
+    "excerpt": "text",
+}
+_FAILED = {
+    "error": "text",
+    "state": "text",
+    "reason": "text",
+    "failures": "int",
+    "interruptions": "int",
+    "delay_s": "float8",
+    "hold_s": "float8",
+}
+
 
 class Record:
     """The statements of the record, for one set of tables.
@@ -24,8 +44,9 @@ class Record:
     def __init__(self, tables: Tables, limits: Limits) -> None:
         name = tables.name
         now = NOW
+        # By their numbers, not by the index of what is in flight: that has a dead entry for whatever lately was.
         fence = (
-            "d.row_id = r.row_id AND d.state = 'sending' AND d.attempts = r.attempt"
+            "d.row_id = ANY($2) AND d.row_id = r.row_id AND (d.state = 'sending') IS TRUE AND d.attempts = r.attempt"
             " AND d.dispatcher_row = r.dispatcher_row"
         )
         home = name("destinations")
@@ -46,6 +67,7 @@ class Record:
         # With lanes, too, one round trip. Its statements have a snapshot each, and those behind the lock must see
         # what fan-out did while it held it.
         self.setup = f"""
+            SET enable_seqscan = off; SET plan_cache_mode = force_generic_plan;
             CREATE OR REPLACE FUNCTION pg_temp.dispatcher_record_delivered(
                 at_time timestamptz, row_ids bigint[], numbers int[], dispatcher_rows bigint[], statuses int[],
                 started timestamptz[], durations float8[], excerpts text[], lanes bigint[], endpoint_rows bigint[],
@@ -65,13 +87,7 @@ class Record:
             "SELECT * FROM pg_temp.dispatcher_record_delivered($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)"
         )
         self._failed = f"""
-            WITH r AS (
-                SELECT * FROM unnest($2::bigint[], $3::int[], $4::bigint[], $5::int[], $6::timestamptz[], $7::float8[],
-                                     $8::text[], $9::text[], $10::text[], $11::text[], $12::int[], $13::int[],
-                                     $14::float8[], $15::float8[])
-                AS r(row_id, attempt, dispatcher_row, status, started_at, duration_ms, excerpt, error, state, reason,
-                     failures, interruptions, delay_s, hold_s)
-            ),
+            WITH r AS ({_rows(_COMMON | _FAILED)}),
             -- What would be retried ends here when its endpoint was disabled or deleted meanwhile, and progress
             -- whose place was taken whatever came of it.
             right_to_go_on AS (
@@ -228,13 +244,18 @@ def all_well(batch: Sequence[Finished]) -> bool:
     )
 
 
+def _rows(columns: Mapping[str, str]) -> str:
+    # By number, not unnested: so many the planner takes for a thousand, and hashes them. An unnested array it takes for
+    # ten, and would compare each with each.
+    return f"""
+        SELECT {", ".join(f"(${at}::{type_}[])[i] AS {name}" for at, (name, type_) in enumerate(columns.items(), 2))}
+        FROM generate_series(1, cardinality($2::bigint[])) i
+    """
+
+
 def _delivered(tables: Tables, fence: str, now: str) -> str:
     return f"""
-        WITH r AS (
-            SELECT * FROM unnest($2::bigint[], $3::int[], $4::bigint[], $5::int[], $6::timestamptz[], $7::float8[],
-                                 $8::text[])
-            AS r(row_id, attempt, dispatcher_row, status, started_at, duration_ms, excerpt)
-        ),
+        WITH r AS ({_rows(_COMMON)}),
         done AS (
             UPDATE {tables.name("deliveries")} d
             SET state = 'delivered', reason = NULL, due_at = NULL, dispatcher_row = NULL, failures = 0,

@@ -1,0 +1,96 @@
+"""Who may be sent how many in one claim on PostgreSQL: what caps, rates and the process's slots leave, and whose turn
+it is.
+
+Parts of the claim's function, which use its variables. The same rules as in `rules.sharing`, in SQL.
+"""
+
+from dispatcher.rules.sharing import KEPT_ONE_IN
+
+#: Slots that are kept for who holds fewer than are left.
+KEPT = f"slots / {KEPT_ONE_IN}"
+
+# Arrays are read by number, not unnested: so many the planner takes for a thousand and hashes them. An unnested array
+# it takes for ten, and would compare each with each.
+_ABLE = """
+    flight AS MATERIALIZED (
+        SELECT flying[k] AS endpoint_row, flying_at[k] AS destination_row, flying_of[k] AS tenant, flying_n[k] AS n,
+               flying_mine[k] AS mine, flying_callback[k] AS callback
+        FROM generate_series(1, cardinality(flying)) k
+    ),
+    crowd AS (
+        SELECT destination_row, sum(n)::int AS n, (sum(n) FILTER (WHERE callback))::int AS callbacks
+        FROM flight GROUP BY destination_row
+    ),
+    held AS (SELECT tenant, sum(mine)::int AS n FROM flight WHERE mine > 0 GROUP BY tenant),
+    home AS (
+        SELECT watched[k] AS row_id, ramps[k] AS ramp, unverified[k] AS unverified, home_tokens[k] AS tokens
+        FROM generate_series(1, cardinality(watched)) k
+    ),
+    open AS (
+        SELECT c.i, c.destination_row, c.tenant, c.lot, COALESCE(f.mine, 0) AS mine, COALESCE(held.n, 0) AS held,
+               LEAST(c.cap - COALESCE(f.n, 0), floor(c.tokens)::int) AS room,
+               LEAST(destination_cap, home.ramp) - COALESCE(crowd.n, 0) AS room_there,
+               -- A callback at a destination that nobody has verified, so perhaps at somebody's expense.
+               c.callback AND COALESCE(home.unverified, false) AS guest,
+               CASE WHEN c.callback AND home.unverified
+                    THEN LEAST(guest_cap - COALESCE(crowd.callbacks, 0), floor(home.tokens)::int) END AS guests
+        FROM (
+            SELECT i, chosen[i] AS endpoint_row, chosen[i] # spin AS lot, homes[i] AS destination_row,
+                   tenants[i] AS tenant, callbacks[i] AS callback, caps[i] AS cap, allowances[i] AS tokens
+            FROM (SELECT considered[k] AS i FROM generate_series(1, cardinality(considered)) k) one
+        ) c
+        LEFT JOIN flight f ON f.endpoint_row = c.endpoint_row
+        LEFT JOIN crowd ON crowd.destination_row = c.destination_row
+        LEFT JOIN held ON held.tenant = c.tenant
+        LEFT JOIN home ON home.row_id = c.destination_row
+    )
+"""
+
+
+def cut() -> str:
+    """Of the endpoints `considered` (places in `chosen`) those whose turn it is, as many as may be claimed: `i`."""
+    return f"""
+        WITH {_ABLE}
+        SELECT t.i FROM (
+            SELECT open.*, row_number() OVER (PARTITION BY tenant ORDER BY mine, lot) + held AS turn
+            FROM open WHERE LEAST(room, room_there, guests) > 0
+        ) t
+        ORDER BY t.turn, t.mine, t.lot LIMIT most
+    """
+
+
+def decide() -> str:
+    """Of the endpoints `considered` those that may be sent something, `i`, and how many, `n`.
+
+    They are given numbers before anybody knows how many wait for each: what one does not need is left to the next
+    claim. `share` is what each was given at most.
+    """
+    return f"""
+        WITH {_ABLE},
+        able AS (
+            SELECT open.*, ceil(most::float8 / count(*) OVER ())::int AS share
+            FROM open WHERE LEAST(room, room_there, guests) > 0
+        ),
+        ticket AS (
+            SELECT able.*, mine + k AS place, row_number() OVER there AS nth_there,
+                   count(*) FILTER (WHERE guest) OVER there AS nth_guest
+            FROM able CROSS JOIN LATERAL generate_series(1, LEAST(room, room_there, guests, share)) k
+            WINDOW there AS (PARTITION BY destination_row ORDER BY guest, mine + k, lot)
+        ),
+        -- Tenants first, then endpoints; and some slots are kept.
+        turns AS (
+            SELECT ticket.*, row_number() OVER (PARTITION BY tenant ORDER BY place, lot) + held AS turn
+            FROM ticket WHERE nth_there <= room_there AND (NOT guest OR nth_guest <= guests)
+        ),
+        queue AS (
+            SELECT turns.*, slots_left - row_number() OVER (ORDER BY turn, place, lot) + 1 AS free
+            FROM turns WHERE {_goes("slots_left")}
+        )
+        SELECT i, count(*)::int AS n, min(share) AS share
+        FROM (SELECT q.* FROM queue q WHERE {_goes("q.free")} ORDER BY q.free DESC LIMIT most) picked GROUP BY i
+    """
+
+
+def _goes(left: str) -> str:
+    # As `in_turn` has it.
+    return f"({left} > kept OR (place <= {left} AND ({left} > kept / 2 OR turn <= {left})))"
