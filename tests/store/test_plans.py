@@ -15,7 +15,6 @@ from dispatcher.states import DeliveryState
 from dispatcher.store import gauges
 from dispatcher.store.hot import HotStore
 from dispatcher.store.postgres.connection import Driver, Role
-from dispatcher.store.postgres.fan_out import FEW
 from dispatcher.store.postgres.store import PostgresStore
 from tests.clock import FakeClock
 from tests.outpost import Outpost, finished
@@ -340,15 +339,18 @@ async def test_on_postgresql_the_gauges_read_no_whole_table(postgres_outpost: Ou
             assert whole == [], statement
 
 
-async def test_a_fan_out_of_many_events_is_planned_for_them_however_often_it_is_repeated(
-    postgres_outpost: Outpost,
-) -> None:
+async def test_one_plan_serves_all_fan_outs_and_looks_for_endpoints_by_type(postgres_outpost: Outpost) -> None:
+    types = [f"job.type_{number}" for number in range(20)]
     async with postgres_outpost.store() as store:
         assert isinstance(store, PostgresStore)
-        await postgres_outpost.endpoint()
-        for _ in range(8):
-            await postgres_outpost.publish(*["job.step"] * (FEW + 1))
-            assert (await store.fan_out(2 * FEW)).deliveries == FEW + 1
+        for event_type in types:
+            await postgres_outpost.endpoint(event_types=(event_type,))
+        for repeated in (1, 20):
+            await postgres_outpost.publish(*types * repeated)
+            before = await _subscriptions_read(postgres_outpost, store)
+            assert (await store.fan_out(1000)).deliveries == 20 * repeated
+            # Each type's, however many events are of it.
+            assert await _subscriptions_read(postgres_outpost, store) - before == 20
 
         async def plans(driver: Driver) -> list[tuple[int, int]]:
             rows = await driver.fetch("""
@@ -356,4 +358,10 @@ async def test_a_fan_out_of_many_events_is_planned_for_them_however_often_it_is_
                 AND statement LIKE '%INSERT INTO%'""")
             return [(row[0], row[1]) for row in rows]
 
-        assert (8, 0) in await store._fanning.transact(plans)
+        made = await store._fanning.transact(plans)
+        assert (0, 2) in made
+        assert not any(custom for custom, _ in made)
+
+
+async def _subscriptions_read(outpost: Outpost, store: HotStore) -> int:
+    return await _read_of(outpost, store, "pk_subscriptions")

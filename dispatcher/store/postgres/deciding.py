@@ -9,13 +9,12 @@ from dispatcher.rules.sharing import KEPT_ONE_IN
 #: Slots that are kept for who holds fewer than are left.
 KEPT = f"slots / {KEPT_ONE_IN}"
 
-# Arrays are read by number, not unnested: so many the planner takes for a thousand and hashes them. An unnested array
-# it takes for ten, and would compare each with each.
+# Without the numbers beside them the planner would take unnested arrays for ten rows, and compare each with each.
 _ABLE = """
     flight AS MATERIALIZED (
-        SELECT flying[k] AS endpoint_row, flying_at[k] AS destination_row, flying_of[k] AS tenant, flying_n[k] AS n,
-               flying_mine[k] AS mine, flying_callback[k] AS callback
-        FROM generate_series(1, cardinality(flying)) k
+        SELECT * FROM ROWS FROM (unnest(flying, flying_at, flying_of, flying_n, flying_mine, flying_callback),
+                                 generate_series(1, cardinality(flying)))
+        AS flight(endpoint_row, destination_row, tenant, n, mine, callback, number)
     ),
     crowd AS (
         SELECT destination_row, sum(n)::int AS n, (sum(n) FILTER (WHERE callback))::int AS callbacks
@@ -23,8 +22,9 @@ _ABLE = """
     ),
     held AS (SELECT tenant, sum(mine)::int AS n FROM flight WHERE mine > 0 GROUP BY tenant),
     home AS (
-        SELECT watched[k] AS row_id, ramps[k] AS ramp, unverified[k] AS unverified, home_tokens[k] AS tokens
-        FROM generate_series(1, cardinality(watched)) k
+        SELECT * FROM ROWS FROM (unnest(watched, ramps, unverified, home_tokens),
+                                 generate_series(1, cardinality(watched)))
+        AS home(row_id, ramp, unverified, tokens, number)
     ),
     open AS (
         SELECT c.i, c.destination_row, c.tenant, c.lot, COALESCE(f.mine, 0) AS mine, COALESCE(held.n, 0) AS held,

@@ -34,11 +34,6 @@ LATE_S = 1.0
 
 _patterns = lru_cache(maxsize=4096)(patterns_for)
 
-#: A batch of more events is planned for what it is. After five executions PostgreSQL goes by one plan for all batches,
-#: made for arrays of ten: with a hundred event types it took 1.5 s for 500 events, a plan of their own takes 60 ms.
-FEW = 20
-
-
 #: The columns of what is taken from the queue; of an event whose row is gone `of` says the tenant.
 TAKEN = """locked boolean, catch_up boolean, event_row bigint, tenant text, type text, job_id text, kind text,
            turn bigint, of text, gone boolean, found_s float8"""
@@ -119,6 +114,7 @@ class FanOut:
         # One round trip, though several statements: what is taken must be what there is once the lock is held. What was
         # flagged is looked at by a later transaction, under the same lock.
         self.setup = f"""
+            SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off;
             CREATE OR REPLACE FUNCTION pg_temp.dispatcher_take(
                 most int, last_tenant text, marked_tenants text[], marked_rows bigint[])
             RETURNS SETOF record LANGUAGE plpgsql AS $body$
@@ -171,23 +167,51 @@ class FanOut:
                              CASE WHEN length(jobs) <= {LONGEST_PAYLOAD} THEN jobs ELSE '' END)
             FROM numbered CROSS JOIN {name("wakeup")} WHERE readers_until > clock_timestamp()
         """
+        # By type and not by event, so far as that goes: thousands of events have a few types. Each look is a subquery
+        # of its own, which goes by its index whatever the planner thinks of the batch.
+        the_endpoint = f"""
+            CROSS JOIN LATERAL (
+                SELECT e.ordered, e.catch_up FROM {name("endpoints")} e
+                WHERE e.row_id = s.endpoint_row AND e.status IN ('enabled', 'paused') AND e.deleted_at IS NULL
+                    AND (e.expires_at IS NULL OR e.expires_at > {now})
+                LIMIT 1
+            ) e
+        """
+        made = """event.event_row, {endpoint}.endpoint_row, event.tenant, event.sequence,
+                  CASE WHEN {options}.ordered THEN event.lane END AS lane, event.progress_of, event.superseded_by,
+                  {options}.catch_up"""
         matching = f"""
-            WITH event AS (
-                SELECT * FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::bigint[],
-                                     $10::bigint[], $11::bigint[])
-                AS event(event_row, tenant, type, job_id, lane, sequence, progress_of, superseded_by)
+            WITH event AS MATERIALIZED (
+                -- Without the numbers the planner would take them for ten, and compare each with each.
+                SELECT * FROM ROWS FROM (
+                    unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::bigint[],
+                           $10::bigint[], $11::bigint[]),
+                    generate_series(1, cardinality($1::bigint[])))
+                AS event(event_row, tenant, type, job_id, lane, sequence, progress_of, superseded_by, number)
+            ),
+            pattern AS MATERIALIZED (
+                SELECT * FROM ROWS FROM (unnest($7::text[], $8::text[]), generate_series(1, cardinality($7::text[])))
+                AS pattern(type, pattern, number)
+            ),
+            target AS MATERIALIZED (
+                SELECT DISTINCT kind.tenant, kind.type, s.endpoint_row, e.ordered, e.catch_up
+                FROM (SELECT DISTINCT tenant, type FROM event) kind JOIN pattern ON pattern.type = kind.type
+                CROSS JOIN LATERAL (
+                    SELECT s.endpoint_row FROM {name("subscriptions")} s
+                    WHERE s.tenant = kind.tenant AND s.pattern = pattern.pattern AND s.job_id = '' OFFSET 0
+                ) s {the_endpoint}
             ),
             match AS (
-                SELECT DISTINCT event.event_row, e.row_id AS endpoint_row, event.tenant, event.sequence,
-                       CASE WHEN e.ordered THEN event.lane END AS lane, event.progress_of, event.superseded_by,
-                       e.catch_up
-                FROM event
-                JOIN unnest($7::text[], $8::text[]) AS matching(type, pattern) ON matching.type = event.type
-                JOIN {name("subscriptions")} s ON s.tenant = event.tenant AND s.pattern = matching.pattern
-                    AND s.job_id IN ('', event.job_id)
-                JOIN {name("endpoints")} e ON e.row_id = s.endpoint_row
-                WHERE e.status IN ('enabled', 'paused') AND e.deleted_at IS NULL
-                    AND (e.expires_at IS NULL OR e.expires_at > {now})
+                SELECT {made.format(endpoint="target", options="target")}
+                FROM event JOIN target ON target.tenant = event.tenant AND target.type = event.type
+                UNION
+                SELECT {made.format(endpoint="s", options="e")}
+                FROM (SELECT * FROM event WHERE job_id <> '') event JOIN pattern ON pattern.type = event.type
+                CROSS JOIN LATERAL (
+                    SELECT s.endpoint_row FROM {name("subscriptions")} s
+                    WHERE s.tenant = event.tenant AND s.pattern = pattern.pattern AND s.job_id = event.job_id
+                    OFFSET 0
+                ) s {the_endpoint}
             )
         """
         insert = f"""
@@ -320,8 +344,6 @@ class FanOut:
             for row, tenant, type_, job_id, kind, _, _, gone, _ in taken
             if not gone
         ]
-        if len(events) > FEW:
-            await driver.execute("SET LOCAL plan_cache_mode = force_custom_plan")
         numbered, settled_by = await self._number_jobs(driver, events, now)
         superseded, found = superseding(list(numbered.values()), settled_by)
         types = {event.event_type for event in events}
