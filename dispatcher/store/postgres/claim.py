@@ -161,7 +161,7 @@ def _function(tables: Tables) -> str:
             -- The endpoints that have something to claim, and the places in these of those that may be given some.
             {" ".join(f"{array} {type_}[];" for array, (_, type_) in _CHOSEN.items())} limited boolean; again boolean;
             considered int[]; hungry int;
-            wanted bigint[]; locked bigint[]; paused bigint[]; contended boolean; bucket record;
+            wanted bigint[]; locked bigint[]; paused bigint[]; contended boolean; spending bigint[]; bucket record; place_of int;
             watched bigint[]; ramps int[]; unverified boolean[]; home_tokens float8[];
             flying bigint[]; flying_n int[]; flying_mine int[]; flying_at bigint[]; flying_of text[];
             flying_callback boolean[]; slots_left int; at_first int; near_first int;
@@ -203,14 +203,21 @@ def _function(tables: Tables) -> str:
             IF limited THEN
                 -- Their tokens are spent below. In the order in which outcomes are recorded there, or each would wait
                 -- for the other.
+                spending := ARRAY(SELECT chosen[k] FROM unnest(considered) AS c(k) WHERE allowances[k] IS NOT NULL);
+                PERFORM FROM {name("endpoint_state")} WHERE endpoint_row = ANY(spending)
+                ORDER BY endpoint_row FOR NO KEY UPDATE;
                 FOR bucket IN
-                    SELECT s.endpoint_row, {tokens("GREATEST(e.rate_limit, 1)", "e.rate_limit", "s")} AS n
-                    FROM {name("endpoint_state")} s JOIN {name("endpoints")} e ON e.row_id = s.endpoint_row
-                    WHERE e.rate_limit IS NOT NULL
-                      AND s.endpoint_row = ANY(ARRAY(SELECT chosen[k] FROM unnest(considered) AS c(k)))
-                    ORDER BY s.endpoint_row FOR NO KEY UPDATE OF s
+                    SELECT e.row_id AS endpoint_row, e.version, e.status = 'enabled' AND e.deleted_at IS NULL AS open,
+                           {tokens("GREATEST(e.rate_limit, 1)", "e.rate_limit", "s")} AS n
+                    FROM {name("endpoints")} e LEFT JOIN {name("endpoint_state")} s ON s.endpoint_row = e.row_id
+                    WHERE e.row_id = ANY(spending)
                 LOOP
-                    allowances[array_position(chosen, bucket.endpoint_row)] := bucket.n;
+                    place_of := array_position(chosen, bucket.endpoint_row);
+                    allowances[place_of] := bucket.n;
+                    IF NOT bucket.open OR bucket.version <> versions[place_of] THEN
+                        -- Changed while the locks were waited for.
+                        considered := array_remove(considered, place_of);
+                    END IF;
                 END LOOP;
             END IF;
             {count_flight}
