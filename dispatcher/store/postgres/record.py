@@ -1,6 +1,6 @@
 """Recording outcomes on PostgreSQL: fenced, in sets, with the lanes and endpoints they touch."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 
 from dispatcher.rules.verdict import Outcome
@@ -10,6 +10,7 @@ from dispatcher.store.own_events import to_tell
 from dispatcher.store.postgres.connection import Driver
 from dispatcher.store.postgres.learnt import NOW, Learnt
 from dispatcher.store.postgres.marks import CameBack
+from dispatcher.store.postgres.outcomes import DELIVERED, FAILED, delivered_as_json, failed_as_json
 from dispatcher.store.postgres.progress import due_as_head, took_its_place
 from dispatcher.store.tables import Tables
 from dispatcher.store.tally import Tally
@@ -37,41 +38,32 @@ class Record:
         self._destinations = Learnt(home, "row_id")
         self._verify = f"UPDATE {home} SET verified_at = {now} WHERE row_id = ANY($2) AND verified_at IS NULL"
         delivered = _delivered(tables, fence, now)
-        self._delivered = f"{delivered} SELECT row_id FROM done"
+        self._delivered = f"{delivered} SELECT ARRAY(SELECT row_id FROM done)"
         healthy = self._endpoints.healthy(
             "SELECT endpoint_row AS target_row, count(*) AS successes FROM done GROUP BY endpoint_row"
         )
         all_delivered = f"{delivered}, healthy AS ({healthy})"
-        self._all_delivered = f"{all_delivered} SELECT row_id FROM done"
+        self._all_delivered = f"{all_delivered} SELECT ARRAY(SELECT row_id FROM done)"
         # With lanes, too, one round trip. Its statements have a snapshot each, and those behind the lock must see
         # what fan-out did while it held it.
         self.setup = f"""
             CREATE OR REPLACE FUNCTION pg_temp.dispatcher_record_delivered(
-                at_time timestamptz, row_ids bigint[], numbers int[], dispatcher_rows bigint[], statuses int[],
-                started timestamptz[], durations float8[], excerpts text[], lanes bigint[], endpoint_rows bigint[],
+                at_time timestamptz, outcomes json, lanes bigint[], endpoint_rows bigint[],
                 OUT recorded bigint[], OUT freed_at bigint[], OUT freed_fresh boolean[], OUT freed bigint[],
                 OUT held boolean)
             LANGUAGE plpgsql AS $body$
             BEGIN
                 PERFORM FROM {name("jobs")} WHERE row_id = ANY(lanes) {in_order};
                 {all_delivered} SELECT COALESCE(array_agg(row_id), '{{}}') INTO recorded FROM done;
-                WITH heads AS ({_free_heads(tables, "$9", "$10", now)})
+                WITH heads AS ({_free_heads(tables, "$3", "$4", now)})
                 SELECT COALESCE(array_agg(endpoint_row), '{{}}'), COALESCE(array_agg(fresh), '{{}}'),
                        COALESCE(array_agg(row_id), '{{}}'), COALESCE(bool_or(later), false)
                 INTO freed_at, freed_fresh, freed, held FROM heads;
             END $body$
         """
-        self._delivered_in_lanes = (
-            "SELECT * FROM pg_temp.dispatcher_record_delivered($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)"
-        )
+        self._delivered_in_lanes = "SELECT * FROM pg_temp.dispatcher_record_delivered($1, $2, $3, $4)"
         self._failed = f"""
-            WITH r AS (
-                SELECT * FROM unnest($2::bigint[], $3::int[], $4::bigint[], $5::int[], $6::timestamptz[], $7::float8[],
-                                     $8::text[], $9::text[], $10::text[], $11::text[], $12::int[], $13::int[],
-                                     $14::float8[], $15::float8[])
-                AS r(row_id, attempt, dispatcher_row, status, started_at, duration_ms, excerpt, error, state, reason,
-                     failures, interruptions, delay_s, hold_s)
-            ),
+            WITH r AS ({FAILED}),
             -- What would be retried ends here when its endpoint was disabled or deleted meanwhile, and progress
             -- whose place was taken whatever came of it.
             right_to_go_on AS (
@@ -137,14 +129,14 @@ class Record:
         """One batch that is `all_well`, in one statement and round trip."""
         in_lane = [finished for finished in batch if finished.lane is not None]
         if not in_lane:
-            done = {row[0] for row in await driver.fetch(self._all_delivered, now, *_common(batch))}
+            done = await driver.fetchval(self._all_delivered, now, delivered_as_json(batch))
             return Recorded(_lost(batch, done), freed=False), ()
         lanes, endpoint_rows = [finished.lane for finished in in_lane], [finished.endpoint_row for finished in in_lane]
         recorded, freed_at, freed_fresh, freed, held = await driver.fetchrow(
-            self._delivered_in_lanes, now, *_common(batch), lanes, endpoint_rows
+            self._delivered_in_lanes, now, delivered_as_json(batch), lanes, endpoint_rows
         )
         came_back = list(zip(zip(freed_at, freed_fresh, strict=True), freed, strict=True))
-        return Recorded(_lost(batch, set(recorded)), freed=bool(freed), held=held), came_back
+        return Recorded(_lost(batch, recorded), freed=bool(freed), held=held), came_back
 
     async def run(self, driver: Driver, batch: Sequence[Finished], now: datetime | None) -> tuple[Recorded, CameBack]:
         """One batch, inside the caller's transaction."""
@@ -159,20 +151,9 @@ class Record:
         superseded: frozenset[int] = frozenset()
         at_once: CameBack = ()
         if good:
-            done.update(row[0] for row in await driver.fetch(self._delivered, now, *_common(good)))
+            done.update(await driver.fetchval(self._delivered, now, delivered_as_json(good)))
         if bad:
-            ended = await driver.fetch(
-                self._failed,
-                now,
-                *_common(bad),
-                [finished.error for finished in bad],
-                [finished.state for finished in bad],
-                [finished.reason for finished in bad],
-                [finished.failures for finished in bad],
-                [finished.interruptions for finished in bad],
-                [finished.delay_s for finished in bad],
-                [finished.hold_s for finished in bad],
-            )
+            ended = await driver.fetch(self._failed, now, failed_as_json(bad))
             done.update(row for row, *_ in ended)
             superseded = frozenset(row for row, state, *_ in ended if state == DeliveryState.SUPERSEDED)
             at_once = [((endpoint_row, fresh), row) for row, _, goes, endpoint_row, fresh in ended if goes]
@@ -230,11 +211,7 @@ def all_well(batch: Sequence[Finished]) -> bool:
 
 def _delivered(tables: Tables, fence: str, now: str) -> str:
     return f"""
-        WITH r AS (
-            SELECT * FROM unnest($2::bigint[], $3::int[], $4::bigint[], $5::int[], $6::timestamptz[], $7::float8[],
-                                 $8::text[])
-            AS r(row_id, attempt, dispatcher_row, status, started_at, duration_ms, excerpt)
-        ),
+        WITH r AS ({DELIVERED}),
         done AS (
             UPDATE {tables.name("deliveries")} d
             SET state = 'delivered', reason = NULL, due_at = NULL, dispatcher_row = NULL, failures = 0,
@@ -268,17 +245,7 @@ def _free_heads(tables: Tables, lanes: str, endpoint_rows: str, now: str) -> str
     """
 
 
-def _lost(batch: Sequence[Finished], done: set[int]) -> frozenset[int]:
-    return frozenset(finished.delivery_row for finished in batch) - done if len(done) < len(batch) else frozenset()
-
-
-def _common(batch: Sequence[Finished]) -> tuple[list[object], ...]:
-    return (
-        [finished.delivery_row for finished in batch],
-        [finished.attempt for finished in batch],
-        [finished.dispatcher_row for finished in batch],
-        [finished.status for finished in batch],
-        [finished.started_at for finished in batch],
-        [finished.duration_ms for finished in batch],
-        [finished.excerpt or None for finished in batch],
-    )
+def _lost(batch: Sequence[Finished], done: Collection[int]) -> frozenset[int]:
+    if len(done) == len(batch):
+        return frozenset()
+    return frozenset(finished.delivery_row for finished in batch).difference(done)
