@@ -7,7 +7,7 @@ from dispatcher.rules.verdict import Outcome
 from dispatcher.states import DeliveryState
 from dispatcher.store.hot import Finished, Limits, Recorded
 from dispatcher.store.own_events import to_tell
-from dispatcher.store.postgres.connection import Driver
+from dispatcher.store.postgres.connection import Driver, integers
 from dispatcher.store.postgres.learnt import NOW, Learnt
 from dispatcher.store.postgres.marks import CameBack
 from dispatcher.store.postgres.outcomes import DELIVERED, FAILED, delivered_as_json, failed_as_json
@@ -61,7 +61,9 @@ class Record:
                 INTO freed_at, freed_fresh, freed, held FROM heads;
             END $body$
         """
-        self._delivered_in_lanes = "SELECT * FROM pg_temp.dispatcher_record_delivered($1, $2, $3, $4)"
+        self._delivered_in_lanes = (
+            "SELECT * FROM pg_temp.dispatcher_record_delivered($1, $2, $3::text::bigint[], $4::text::bigint[])"
+        )
         self._failed = f"""
             WITH r AS ({FAILED}),
             -- What would be retried ends here when its endpoint was disabled or deleted meanwhile, and progress
@@ -127,11 +129,11 @@ class Record:
         self, driver: Driver, batch: Sequence[Finished], now: datetime | None
     ) -> tuple[Recorded, CameBack]:
         """One batch that is `all_well`, in one statement and round trip."""
-        in_lane = [finished for finished in batch if finished.lane is not None]
+        in_lane = [(finished.lane, finished.endpoint_row) for finished in batch if finished.lane is not None]
         if not in_lane:
             done = await driver.fetchval(self._all_delivered, now, delivered_as_json(batch))
             return Recorded(_lost(batch, done), freed=False), ()
-        lanes, endpoint_rows = [finished.lane for finished in in_lane], [finished.endpoint_row for finished in in_lane]
+        lanes, endpoint_rows = integers([lane for lane, _ in in_lane]), integers([row for _, row in in_lane])
         recorded, freed_at, freed_fresh, freed, held = await driver.fetchrow(
             self._delivered_in_lanes, now, delivered_as_json(batch), lanes, endpoint_rows
         )
