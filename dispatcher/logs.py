@@ -23,6 +23,8 @@ Fields = MutableMapping[str, Any]
 #: Level, event and fields as the bytes of a line.
 Render = Callable[[str, str, Fields], bytes]
 
+#: So many lines at the most wait for the end of a turn of the event loop.
+_MOST_LINES = 500
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
 
@@ -36,6 +38,10 @@ class Line(msgspec.Struct, gc=False):
     event: str
     logger: str
 
+    def fields(self) -> Fields:
+        """All but its time, level and event, by their names."""
+        return {field: getattr(self, field) for field in self.__struct_fields__[3:]}
+
 
 class _Sink:
     """Where lines go, how they are written, and from which level; shared by all loggers."""
@@ -45,6 +51,8 @@ class _Sink:
         self.level = 0
         self.render: Render = _as_json
         self._flushing: asyncio.AbstractEventLoop | None = None
+        #: Lines of this turn of the event loop that are not in the stream yet.
+        self._lines: list[Line] = []
 
     def takes(self, level: int) -> bool:
         return level >= self.level if self.stream else logging.getLogger("dispatcher").isEnabledFor(level)
@@ -58,32 +66,54 @@ class _Sink:
             fields["exception"] = "".join(traceback.format_exception(error)).rstrip("\n")
         if self.stream is None:
             _to_standard_library(level, event, fields)
-        else:
-            self.write(self.render(level, event, fields))
+            return
+        line = self.render(level, event, fields)
+        self._write_lines()
+        self._write(line + b"\n")
+        self._flush_soon()
 
-    def write(self, line: bytes) -> None:
-        if self.stream is None:
-            return
-        try:
-            self.stream.write(line + b"\n")
-        except (OSError, ValueError):
-            # Whoever read the log is gone, or the disk is full: deliveries are worth more than their log.
-            return
+    def put(self, line: "Line") -> None:
+        """Takes a line that is written as JSON with the others of this turn of the event loop."""
+        self._lines.append(line)
+        if len(self._lines) >= _MOST_LINES:
+            self._write_lines()
+        self._flush_soon()
+
+    def _flush_soon(self) -> None:
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
-            self._flush()
+            self.flush()
             return
         if self._flushing is not loop:
             # Lines of one turn of the event loop share a system call.
             self._flushing = loop
-            loop.call_soon(self._flush)
+            loop.call_soon(self.flush)
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Hands on what was written."""
         self._flushing = None
+        self._write_lines()
         if self.stream is not None:
             with suppress(OSError, ValueError):
                 self.stream.flush()
+
+    def _write_lines(self) -> None:
+        if not self._lines:
+            return
+        lines, self._lines = self._lines, []
+        try:
+            self._write(_encode_lines(lines))
+        except UnicodeEncodeError:
+            # A lone surrogate in one of them.
+            for line in lines:
+                self._write(self.render(line.level, line.event, line.fields()) + b"\n")
+
+    def _write(self, text: bytes) -> None:
+        if self.stream is not None:
+            # Whoever read the log is gone, or the disk is full: deliveries are worth more than their log.
+            with suppress(OSError, ValueError):
+                self.stream.write(text)
 
 
 class Logger:
@@ -126,11 +156,9 @@ class Logger:
     def line(self, line: Line) -> None:
         """Writes a line whose level was asked for before."""
         if _SINK.stream is not None and _SINK.render is _as_json:
-            with suppress(UnicodeEncodeError):
-                _SINK.write(_encode(line))
-                return
-        fields = {field: getattr(line, field) for field in line.__struct_fields__[len(Line.__struct_fields__) :]}
-        self._say(line.level, line.event, fields)
+            _SINK.put(line)
+        else:
+            _SINK.say(line.level, line.event, line.fields())
 
     def _say(self, level: str, event: str, fields: Fields) -> None:
         _SINK.say(level, event, {"logger": self._name, **fields})
@@ -151,6 +179,8 @@ def configure(log_format: Format = "auto", level: Level = "info", stream: Binary
     `auto` writes for people where the stream is a terminal, and JSON elsewhere.
     """
     target: BinaryIO = sys.stdout.buffer if stream is None else stream
+    # What was written before goes where it was to go.
+    _SINK.flush()
     for_people = log_format == "console" or (log_format == "auto" and target.isatty())
     _SINK.render = _for_people(colours=target.isatty()) if for_people else _as_json
     _SINK.stream, _SINK.level = target, _LEVELS[level]
@@ -161,7 +191,8 @@ def configure(log_format: Format = "auto", level: Level = "info", stream: Binary
     logging.captureWarnings(True)
 
 
-_encode = msgspec.json.Encoder(enc_hook=str).encode
+_encoder = msgspec.json.Encoder(enc_hook=str)
+_encode, _encode_lines = _encoder.encode, _encoder.encode_lines
 
 
 def _as_json(level: str, event: str, fields: Fields) -> bytes:

@@ -1,5 +1,9 @@
 """What a deployment can be watched by, under documented names; one registry, exposed as Prometheus text."""
 
+from bisect import bisect_left
+from collections import Counter as Count
+from collections.abc import Sequence
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 #: Everything this process exposes.
@@ -7,6 +11,21 @@ registry = CollectorRegistry()
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30)
 _LONG_SECONDS = (0.01, 0.05, 0.1, 0.5, 1, 5, 15, 60, 300, 1800, 7200, 43200, 259200)
+
+
+class Durations(Histogram):
+    """A histogram that is told of many at once."""
+
+    def observe_all(self, seconds: Sequence[float]) -> None:
+        """Does what `observe` of each does; for fifty it costs a fifth of that."""
+        if not seconds:
+            return
+        # The first bucket whose upper bound is not below it; the last has none.
+        buckets = Count([bisect_left(self._upper_bounds, one) for one in seconds])
+        self._sum.inc(sum(seconds))
+        for bucket, count in buckets.items():
+            self._buckets[bucket].inc(count)
+
 
 attempts = Counter(
     "dispatcher_attempts_total",
@@ -36,10 +55,10 @@ unreadable = Counter(
     ["what"],
     registry=registry,
 )
-attempt_seconds = Histogram(
+attempt_seconds = Durations(
     "dispatcher_attempt_duration_seconds", "Duration of an attempt.", buckets=_SECONDS, registry=registry
 )
-delivery_seconds = Histogram(
+delivery_seconds = Durations(
     "dispatcher_time_to_deliver_seconds",
     "From an event's commit (as its row says) to the 2xx.",
     buckets=_LONG_SECONDS,

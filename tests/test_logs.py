@@ -1,10 +1,12 @@
 """Logs: one line each, as JSON or for people; never a secret; never in the way of whoever logs."""
 
+import asyncio
 import io
 import json
 import logging
 import warnings
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -144,6 +146,54 @@ def test_any_value_can_be_logged(value: object) -> None:
     (line,) = lines(stream)
     assert line["event"] == "odd"
     assert "value" in line
+
+
+class _Counted(logs.Line):
+    number: int
+    text: str = ""
+
+
+def counted(number: int, text: str = "") -> _Counted:
+    return _Counted(datetime.now(UTC), "info", "counted", "dispatcher.test", number, text)
+
+
+async def test_declared_lines_keep_their_place_among_others() -> None:
+    stream = io.BytesIO()
+    logs.configure("json", "info", stream)
+    log.line(counted(1))
+    log.line(counted(2))
+    log.info("counted", number=3)
+    log.line(counted(4))
+    await asyncio.sleep(0)
+    assert [line["number"] for line in lines(stream)] == [1, 2, 3, 4]
+    assert {tuple(line)[:4] for line in lines(stream)} == {("time", "level", "event", "logger")}
+
+
+async def test_a_declared_line_that_is_no_utf8_takes_none_with_it() -> None:
+    stream = io.BytesIO()
+    logs.configure("json", "info", stream)
+    for number, text in enumerate(("one", "\ud800", "three")):
+        log.line(counted(number, text))
+    await asyncio.sleep(0)
+    assert [line["text"] for line in lines(stream)] == ["one", "\\ud800", "three"]
+
+
+async def test_what_was_logged_goes_where_the_log_went_then() -> None:
+    before, after = io.BytesIO(), io.BytesIO()
+    logs.configure("json", "info", before)
+    log.line(counted(1))
+    logs.configure("json", "info", after)
+    log.line(counted(2))
+    await asyncio.sleep(0)
+    assert [line["number"] for line in lines(before)] == [1]
+    assert [line["number"] for line in lines(after)] == [2]
+
+
+def test_a_declared_line_is_written_at_once_where_no_loop_runs() -> None:
+    stream = io.BytesIO()
+    logs.configure("json", "info", stream)
+    log.line(counted(1))
+    assert [line["number"] for line in lines(stream)] == [1]
 
 
 def test_a_stream_that_is_gone_does_not_stop_the_caller() -> None:

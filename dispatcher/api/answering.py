@@ -12,7 +12,8 @@ from sqlalchemy.exc import DBAPIError
 
 from dispatcher.api.auth import Forbidden, WrongKey
 from dispatcher.api.client_address import client_address
-from dispatcher.api.problems import INTERNAL, Told, problem_of
+from dispatcher.api.problem_kinds import INTERNAL
+from dispatcher.api.problems import Told, problem_of
 from dispatcher.api.route import Route
 from dispatcher.api.table import METHODS
 from dispatcher.clock import Clock

@@ -12,7 +12,8 @@ from prometheus_client import CollectorRegistry
 from dispatcher.api import docs_page, openapi
 from dispatcher.api.answering import CALLER, REQUEST_ID, ROUTE, address_of, answering, log_fault, logged
 from dispatcher.api.auth import Authenticator, Unauthenticated, check_scope, tenant_scope
-from dispatcher.api.problems import RETRY_AFTER_S, TOO_MANY_CONNECTIONS, Told
+from dispatcher.api.problem_kinds import TOO_MANY_CONNECTIONS
+from dispatcher.api.problems import RETRY_AFTER_S, Told
 from dispatcher.api.queries import read_query
 from dispatcher.api.request_body import read_body
 from dispatcher.api.route import Call, Client, Door, Reply, Route, Stream

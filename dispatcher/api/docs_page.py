@@ -11,7 +11,7 @@ from importlib.resources import files
 from typing import Any
 
 from dispatcher.api.docs_schema import fields_table, type_text
-from dispatcher.api.problems import KINDS
+from dispatcher.api.problem_kinds import KINDS
 
 
 @dataclass(frozen=True, slots=True)

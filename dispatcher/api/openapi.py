@@ -8,7 +8,8 @@ from typing import Any, Literal
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from dispatcher.api.problems import KINDS, MEDIA_TYPE, Problem
+from dispatcher.api.problem_kinds import KINDS, MEDIA_TYPE
+from dispatcher.api.problems import Problem
 from dispatcher.api.route import Route
 from dispatcher.states import Scope
 

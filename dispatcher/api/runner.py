@@ -11,7 +11,7 @@ from typing import Any
 from aiohttp import web
 from aiohttp.http_exceptions import LineTooLong
 
-from dispatcher.api.problems import MEDIA_TYPE, malformed
+from dispatcher.api.problem_kinds import MEDIA_TYPE, malformed
 
 #: From the first byte of a request until its head is complete, in seconds.
 HEAD_S = 15.0

@@ -1,7 +1,7 @@
 """One attempt: sign → POST → judge. Whatever happens, it ends as an outcome that can be recorded."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
 from msgspec import Struct
@@ -12,7 +12,7 @@ from dispatcher.engine.endpoint_book import EndpointBook
 from dispatcher.engine.sign import echoed_secrets, sign
 from dispatcher.errors import InvalidField, StoreUnavailable
 from dispatcher.ids import Kind, public_id
-from dispatcher.logs import Line, logger
+from dispatcher.logs import Level, Line, logger
 from dispatcher.redaction import without_echoes
 from dispatcher.rules.own_events import HEARTBEAT
 from dispatcher.rules.retry import RetryPolicy
@@ -51,6 +51,8 @@ class Ended(Struct, frozen=True, gc=False):
 
     finished: Finished
     disables: Reason | None
+    #: From its event's commit to its 2xx, in seconds; null without one.
+    waited_s: float | None = None
 
     @property
     def frees_room(self) -> bool:
@@ -69,8 +71,6 @@ class Attempts:
         self._client = client
         self._book = book
         self._default_retry = RetryPolicy(deployment.settings.retry_schedule, deployment.settings.retry_jitter)
-        # Finding a labelled child costs as much as three counts, and this one counts most.
-        self._delivered = metrics.attempts.labels(Outcome.DELIVERED, "")
         self._retry_after_max_s = deployment.settings.retry_after_max.total_seconds()
 
     async def make(self, claimed: Claimed) -> Ended:
@@ -131,8 +131,14 @@ class Attempts:
         if claimed.event_type == HEARTBEAT:
             verdict = drop_failed(verdict)
         finished = conclude(claimed, exchange, verdict, policy.hold_s if policy else None, started_at, duration_ms)
-        self._report(claimed, policy, finished)
-        return Ended(finished, verdict.disables)
+        if verdict.outcome is not Outcome.DELIVERED:
+            if log.warns:
+                _report("warning", claimed, policy, finished)
+            return Ended(finished, verdict.disables)
+        if log.informs:
+            _report("info", claimed, policy, finished)
+        waited_s = (started_at - claimed.created_at).total_seconds() + duration_ms / 1000
+        return Ended(finished, None, max(0.0, waited_s))
 
     def _give_up(self, claimed: Claimed, why: str) -> Ended:
         log.error("delivery.unreadable", delivery_id=public_id(Kind.DELIVERY, claimed.delivery_row), error=why)
@@ -142,46 +148,49 @@ class Attempts:
         if claimed.event_type == HEARTBEAT:
             verdict = drop_failed(verdict)
         finished = conclude(claimed, exchange, verdict, None, self._clock.now(), 0.0)
-        self._report(claimed, None, finished)
+        if log.warns:
+            _report("warning", claimed, None, finished)
         return Ended(finished, None)
 
-    def _report(self, claimed: Claimed, policy: EndpointPolicy | None, finished: Finished) -> None:
-        outcome, error = finished.outcome, finished.error
-        metrics.attempt_seconds.observe(finished.duration_ms / 1000)
-        if outcome is Outcome.DELIVERED:
-            waited_s = (finished.started_at - claimed.created_at).total_seconds() + finished.duration_ms / 1000
-            metrics.delivery_seconds.observe(max(0.0, waited_s))
-            self._delivered.inc()
-            if not log.informs:
-                return
-        else:
-            metrics.attempts.labels(outcome, error or "").inc()
-            if refused_request(finished.status):
-                metrics.refused.inc()
-            if not log.warns:
-                return
-        log.line(
-            Attempted(
-                datetime.now(UTC),
-                "info" if outcome is Outcome.DELIVERED else "warning",
-                "delivery.attempted",
-                "dispatcher.attempt",
-                public_id(Kind.DELIVERY, claimed.delivery_row),
-                claimed.event_id,
-                public_id(Kind.ENDPOINT, claimed.endpoint_row) if policy is None else policy.endpoint_id,
-                claimed.event_type,
-                claimed.job_id,
-                claimed.sequence,
-                claimed.attempt,
-                None if policy is None else len(policy.retry.schedule) + 1,
-                round(finished.duration_ms, 2),
-                finished.status,
-                error,
-                outcome,
-                finished.reason,
-                None if finished.delay_s is None else round(finished.delay_s, 3),
-            )
+
+def _report(level: Level, claimed: Claimed, policy: EndpointPolicy | None, finished: Finished) -> None:
+    log.line(
+        Attempted(
+            datetime.now(UTC),
+            level,
+            "delivery.attempted",
+            "dispatcher.attempt",
+            public_id(Kind.DELIVERY, claimed.delivery_row),
+            claimed.event_id,
+            public_id(Kind.ENDPOINT, claimed.endpoint_row) if policy is None else policy.endpoint_id,
+            claimed.event_type,
+            claimed.job_id,
+            claimed.sequence,
+            claimed.attempt,
+            None if policy is None else len(policy.retry.schedule) + 1,
+            round(finished.duration_ms, 2),
+            finished.status,
+            finished.error,
+            finished.outcome,
+            finished.reason,
+            None if finished.delay_s is None else round(finished.delay_s, 3),
         )
+    )
+
+
+def count(batch: Sequence[Ended]) -> None:
+    """Counts attempts that ended. Many at once, since one by one it costs as much as signing them."""
+    metrics.attempt_seconds.observe_all([ended.finished.duration_ms / 1000 for ended in batch])
+    waited_s = [ended.waited_s for ended in batch if ended.waited_s is not None]
+    metrics.delivery_seconds.observe_all(waited_s)
+    if waited_s:
+        metrics.attempts.labels(Outcome.DELIVERED, "").inc(len(waited_s))
+    if len(waited_s) == len(batch):
+        return
+    for finished in (ended.finished for ended in batch if ended.waited_s is None):
+        metrics.attempts.labels(finished.outcome, finished.error or "").inc()
+        if refused_request(finished.status):
+            metrics.refused.inc()
 
 
 def conclude(
@@ -193,21 +202,27 @@ def conclude(
     duration_ms: float,
 ) -> Finished:
     """What to record of an attempt that was judged."""
-    # From the fifth interruption in a row on it counts as a failure, so the verdict says whether it did.
-    uncounted = verdict.outcome is Outcome.INTERRUPTED
-    failed = verdict.outcome in (Outcome.RETRY, Outcome.DEAD, Outcome.DROPPED)
+    outcome = verdict.outcome
+    if outcome is Outcome.DELIVERED:
+        failures, interruptions = claimed.failures, 0
+    else:
+        # From the fifth interruption in a row on it counts as a failure, so the verdict says whether it did.
+        uncounted = outcome is Outcome.INTERRUPTED
+        failures = claimed.failures if uncounted else claimed.failures + 1
+        interruptions = claimed.interruptions + 1 if uncounted else 0
+    at, watched = (claimed.destination_row, claimed.watched) if isinstance(claimed, Claimed) else (0, False)
     return Finished(
         delivery_row=claimed.delivery_row,
         endpoint_row=claimed.endpoint_row,
         dispatcher_row=claimed.dispatcher_row,
         attempt=claimed.attempt,
         lane=claimed.lane,
-        outcome=verdict.outcome,
+        outcome=outcome,
         reason=verdict.reason,
         error=exchange.error,
         status=exchange.status,
-        failures=claimed.failures + 1 if failed else claimed.failures,
-        interruptions=claimed.interruptions + 1 if uncounted else 0,
+        failures=failures,
+        interruptions=interruptions,
         delay_s=verdict.delay_s,
         hold_s=hold_s,
         pause_endpoint_s=verdict.pause_endpoint_s,
@@ -216,8 +231,6 @@ def conclude(
         duration_ms=duration_ms,
         excerpt=exchange.excerpt,
         progress_of=claimed.progress_of,
-        destination_row=claimed.destination_row
-        if isinstance(claimed, Claimed) and not exchange.of_endpoint_alone
-        else 0,
-        watched=isinstance(claimed, Claimed) and claimed.watched,
+        destination_row=0 if exchange.of_endpoint_alone else at,
+        watched=watched,
     )

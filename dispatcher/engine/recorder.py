@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from msgspec.structs import replace
 
 from dispatcher import metrics
-from dispatcher.engine.attempt import Ended
+from dispatcher.engine.attempt import Ended, count
 from dispatcher.engine.patience import patiently
 from dispatcher.ids import Kind, public_id
 from dispatcher.logs import logger
@@ -59,12 +59,15 @@ class Recorder:
         """Of these, those in whose place another attempt may be made already."""
         return [held for held, frees_room in self._unrecorded.items() if frees_room]
 
-    def put(self, ended: Ended) -> None:
-        """Takes an outcome; returns at once."""
-        self._unrecorded[ended.finished.delivery_row, ended.finished.attempt] = ended.frees_room
+    def put(self, ended: Ended) -> bool:
+        """Takes an outcome, returns at once; whether another attempt may take its place already."""
+        finished, frees_room = ended.finished, ended.frees_room
+        self._unrecorded[finished.delivery_row, finished.attempt] = frees_room
+        if not self._waiting:
+            self._empty.clear()
+            self._arrived.set()
         self._waiting.append(ended)
-        self._empty.clear()
-        self._arrived.set()
+        return frees_room
 
     async def run(self) -> None:
         """Records until `close` was called and nothing is left."""
@@ -74,7 +77,9 @@ class Recorder:
             while self._waiting:
                 if len(self._waiting) < BATCH and not self._closing:
                     await asyncio.sleep(LINGER_S)
-                await self._record(self._next_batch())
+                batch = self._next_batch()
+                count(batch)
+                await self._record(batch)
             self._empty.set()
 
     def close(self) -> None:
@@ -116,10 +121,9 @@ class Recorder:
                 self._unrecorded.pop((outcomes[0].delivery_row, outcomes[0].attempt), None)
             return
         self.batches += 1
-        delivered = 0
-        for ended in batch:
-            finished = ended.finished
-            self._unrecorded.pop((finished.delivery_row, finished.attempt), None)
+        delivered = room = 0
+        for finished in outcomes:
+            room += not self._unrecorded.pop((finished.delivery_row, finished.attempt), False)
             if finished.delivery_row in result.lost:
                 metrics.leases_lost.inc()
                 log.warning("delivery.lease_lost", delivery_id=public_id(Kind.DELIVERY, finished.delivery_row))
@@ -131,7 +135,7 @@ class Recorder:
                 metrics.settled.labels(DeliveryState.DEAD, finished.reason or "").inc()
         if delivered:
             metrics.settled.labels(DeliveryState.DELIVERED, "").inc(delivered)
-        self._recorded(result, sum(not ended.frees_room for ended in batch))
+        self._recorded(result, room)
         for endpoint_row in result.failing:
             await self._end(endpoint_row, Reason.FAILING)
 

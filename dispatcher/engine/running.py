@@ -191,11 +191,11 @@ class Running:
             await asyncio.wait(tasks)
 
     def _on_ended(self, ended: Ended) -> None:
-        self._recorder.put(ended)
-        if ended.finished.delay_s is not None:
-            self._claiming.retry_at(ended.finished.delay_s)
-        if ended.frees_room:
+        frees_room = self._recorder.put(ended)
+        if frees_room:
             self._claiming.room_made(1)
+        elif ended.finished.delay_s is not None:
+            self._claiming.retry_at(ended.finished.delay_s)
 
     def _on_recorded(self, recorded: Recorded, room: int) -> None:
         if recorded.held:

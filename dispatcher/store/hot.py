@@ -93,7 +93,7 @@ class Claimed(Struct, frozen=True, gc=False):
 
         What the event lacks, or the driver could not read of it, is null.
         """
-        attempt, failures, interruptions = counts = row[4:7]
+        attempt, failures, interruptions = row[4:7]
         event_id, event_type, _, timestamp, created_at, _, data = row[13:20]
         if event_id is None:
             defect = "its event's row is gone"
@@ -101,10 +101,12 @@ class Claimed(Struct, frozen=True, gc=False):
             defect = "its event's timestamp is none"
         elif type(event_type) is not str or type(data) is not str:
             defect = "its event's type or data is no text"
-        elif any(type(count) is not int for count in counts) or attempt < 1 or failures < 0 or interruptions < 0:
-            defect = "its row counts no attempts"
-        else:
+        elif type(attempt) is type(failures) is type(interruptions) is int and (
+            attempt > 0 and failures >= 0 and interruptions >= 0
+        ):
             return cls(*row)
+        else:
+            defect = "its row counts no attempts"
         return cls.unreadable(row[0], row[1], row[3], attempt, row[7], row[20], defect)
 
     @classmethod

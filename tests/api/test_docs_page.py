@@ -6,7 +6,7 @@ from hashlib import sha256
 from html.parser import HTMLParser
 
 from dispatcher.api.docs_page import prose
-from dispatcher.api.problems import KINDS
+from dispatcher.api.problem_kinds import KINDS
 from dispatcher.api.table import ROUTES
 from tests.api.client import DOCUMENT, Api
 

@@ -5,7 +5,7 @@ import json
 from openapi_spec_validator import validate
 
 from dispatcher.api.openapi import problem_statuses
-from dispatcher.api.problems import KINDS, MEDIA_TYPE
+from dispatcher.api.problem_kinds import KINDS, MEDIA_TYPE
 from dispatcher.api.table import ROUTES
 from dispatcher.service.models import parse_event, parse_event_batch
 from tests.api.client import DOCUMENT, Api

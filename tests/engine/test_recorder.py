@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import pytest
 from sqlalchemy import delete
 
+from dispatcher import metrics
 from dispatcher.engine.attempt import Ended
 from dispatcher.engine.recorder import Recorder
 from dispatcher.errors import StoreUnavailable
@@ -71,3 +72,31 @@ async def test_a_failure_that_the_database_cannot_take_yet_is_held_and_is_no_int
         away = False
         await dispatcher.until_idle()
     assert [(log.number, log.error, log.status) for log in await outpost.attempts()] == [(1, "http_status", 500)]
+
+
+def _counted() -> list[float]:
+    found = metrics.registry.get_sample_value
+    return [
+        found("dispatcher_attempts_total", {"outcome": "delivered", "error": ""}) or 0.0,
+        found("dispatcher_attempts_total", {"outcome": "retry", "error": "http_status"}) or 0.0,
+        found("dispatcher_requests_refused_total") or 0.0,
+        found("dispatcher_attempt_duration_seconds_count") or 0.0,
+        found("dispatcher_time_to_deliver_seconds_sum") or 0.0,
+    ]
+
+
+async def test_what_is_recorded_is_counted_once(sqlite_outpost: Outpost, clock: FakeClock) -> None:
+    await sqlite_outpost.endpoint()
+    await sqlite_outpost.publish()
+    await sqlite_outpost.publish()
+    async with sqlite_outpost.store() as store:
+        await store.fan_out(2)
+        [good, bad] = (await store.claim(2)).deliveries
+        before = _counted()
+        recorder = Recorder(store, recorded=lambda recorded, room: None, disable=_nothing)
+        recorder.put(Ended(finished(good, at=clock.now()), None, 1.5))
+        refused = finished(bad, Outcome.RETRY, at=clock.now(), error=AttemptError.HTTP_STATUS, status=401, delay_s=5.0)
+        recorder.put(Ended(refused, None))
+        recorder.close()
+        await recorder.run()
+    assert [after - had for after, had in zip(_counted(), before, strict=True)] == [1, 1, 1, 2, 1.5]

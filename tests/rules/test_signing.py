@@ -101,3 +101,9 @@ def test_the_legacy_value_is_lower_case_hex_keyed_with_the_whole_text(text: str,
 
     assert value == prefix + hmac.new(text.encode(), body, hashlib.sha256).hexdigest()
     assert value.removeprefix(prefix) == value.removeprefix(prefix).lower()
+
+
+@given(st.binary(max_size=200), st.binary(max_size=200))
+def test_the_digest_is_the_standard_librarys_whatever_the_keys_length(key: bytes, body: bytes) -> None:
+    assert legacy_signature(key, body, "") == hmac.digest(key, body, "sha256").hex()
+    assert legacy_signature(key, body + b".", "") == hmac.digest(key, body + b".", "sha256").hex()

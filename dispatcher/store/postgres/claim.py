@@ -5,7 +5,7 @@ from datetime import datetime
 
 from dispatcher.rules.sharing import SPIN, dice
 from dispatcher.store.hot import Claimed, ClaimedBatch, Limits
-from dispatcher.store.postgres.connection import Driver
+from dispatcher.store.postgres.connection import Driver, integers
 from dispatcher.store.postgres.deciding import KEPT, cut, decide
 from dispatcher.store.postgres.looking import UNSEEN_S, firsts, flight, scan, tokens
 from dispatcher.store.postgres.marks import Looks, Marks, Place
@@ -46,8 +46,8 @@ class Claim:
         columns = ", ".join(f'"{column}" {type_}' for column, type_ in (ABOUT | TAKEN).items())
         self._call = f"""
             SELECT * FROM pg_temp.dispatcher_claim(
-                $1, COALESCE($2, clock_timestamp()), $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16,
-                COALESCE(to_timestamp($17::float8), '-infinity')
+                $1, COALESCE($2, clock_timestamp()), $3, $4, $5, $6, $7::text::bigint[], $8::text::int[], $9, $10, $11, $12,
+                $13, $14, $15, $16, COALESCE(to_timestamp($17::float8), '-infinity')
             ) AS c({columns})
         """
 
@@ -71,8 +71,8 @@ class Claim:
             self._limits.per_endpoint,
             self._limits.per_destination,
             dispatcher_row,
-            [row for row, _ in ended],
-            [attempt for _, attempt in ended],
+            integers([row for row, _ in ended]),
+            integers([attempt for _, attempt in ended]),
             self._limits.per_unverified,
             self._limits.unverified_rate,
             self._source,

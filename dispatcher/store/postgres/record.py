@@ -1,38 +1,19 @@
 """Recording outcomes on PostgreSQL: fenced, in sets, with the lanes and endpoints they touch."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 
 from dispatcher.rules.verdict import Outcome
 from dispatcher.states import DeliveryState
 from dispatcher.store.hot import Finished, Limits, Recorded
 from dispatcher.store.own_events import to_tell
-from dispatcher.store.postgres.connection import Driver
+from dispatcher.store.postgres.connection import Driver, integers
 from dispatcher.store.postgres.learnt import NOW, Learnt
 from dispatcher.store.postgres.marks import CameBack
+from dispatcher.store.postgres.outcomes import DELIVERED, FAILED, delivered_as_json, failed_as_json
 from dispatcher.store.postgres.progress import due_as_head, took_its_place
 from dispatcher.store.tables import Tables
 from dispatcher.store.tally import Tally
-
-#: What is told of each outcome, from the second parameter on; what only failures have behind it.
-_COMMON = {
-    "row_id": "bigint",
-    "attempt": "int",
-    "dispatcher_row": "bigint",
-    "status": "int",
-    "started_at": "timestamptz",
-    "duration_ms": "float8",
-    "excerpt": "text",
-}
-_FAILED = {
-    "error": "text",
-    "state": "text",
-    "reason": "text",
-    "failures": "int",
-    "interruptions": "int",
-    "delay_s": "float8",
-    "hold_s": "float8",
-}
 
 
 class Record:
@@ -46,7 +27,7 @@ class Record:
         now = NOW
         # By their numbers, not by the index of what is in flight: that has a dead entry for whatever lately was.
         fence = (
-            "d.row_id = ANY($2) AND d.row_id = r.row_id AND (d.state = 'sending') IS TRUE AND d.attempts = r.attempt"
+            "d.row_id = r.row_id AND (d.state = 'sending') IS TRUE AND d.attempts = r.attempt"
             " AND d.dispatcher_row = r.dispatcher_row"
         )
         home = name("destinations")
@@ -58,36 +39,35 @@ class Record:
         self._destinations = Learnt(home, "row_id")
         self._verify = f"UPDATE {home} SET verified_at = {now} WHERE row_id = ANY($2) AND verified_at IS NULL"
         delivered = _delivered(tables, fence, now)
-        self._delivered = f"{delivered} SELECT row_id FROM done"
+        self._delivered = f"{delivered} SELECT ARRAY(SELECT row_id FROM done)"
         healthy = self._endpoints.healthy(
             "SELECT endpoint_row AS target_row, count(*) AS successes FROM done GROUP BY endpoint_row"
         )
         all_delivered = f"{delivered}, healthy AS ({healthy})"
-        self._all_delivered = f"{all_delivered} SELECT row_id FROM done"
+        self._all_delivered = f"{all_delivered} SELECT ARRAY(SELECT row_id FROM done)"
         # With lanes, too, one round trip. Its statements have a snapshot each, and those behind the lock must see
         # what fan-out did while it held it.
         self.setup = f"""
             SET enable_seqscan = off; SET plan_cache_mode = force_generic_plan;
             CREATE OR REPLACE FUNCTION pg_temp.dispatcher_record_delivered(
-                at_time timestamptz, row_ids bigint[], numbers int[], dispatcher_rows bigint[], statuses int[],
-                started timestamptz[], durations float8[], excerpts text[], lanes bigint[], endpoint_rows bigint[],
+                at_time timestamptz, outcomes json, lanes bigint[], endpoint_rows bigint[],
                 OUT recorded bigint[], OUT freed_at bigint[], OUT freed_fresh boolean[], OUT freed bigint[],
                 OUT held boolean)
             LANGUAGE plpgsql AS $body$
             BEGIN
                 PERFORM FROM {name("jobs")} WHERE row_id = ANY(lanes) {in_order};
                 {all_delivered} SELECT COALESCE(array_agg(row_id), '{{}}') INTO recorded FROM done;
-                WITH heads AS ({_free_heads(tables, "$9", "$10", now)})
+                WITH heads AS ({_free_heads(tables, "$3", "$4", now)})
                 SELECT COALESCE(array_agg(endpoint_row), '{{}}'), COALESCE(array_agg(fresh), '{{}}'),
                        COALESCE(array_agg(row_id), '{{}}'), COALESCE(bool_or(later), false)
                 INTO freed_at, freed_fresh, freed, held FROM heads;
             END $body$
         """
         self._delivered_in_lanes = (
-            "SELECT * FROM pg_temp.dispatcher_record_delivered($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)"
+            "SELECT * FROM pg_temp.dispatcher_record_delivered($1, $2, $3::text::bigint[], $4::text::bigint[])"
         )
         self._failed = f"""
-            WITH r AS ({_rows(_COMMON | _FAILED)}),
+            WITH r AS ({FAILED}),
             -- What would be retried ends here when its endpoint was disabled or deleted meanwhile, and progress
             -- whose place was taken whatever came of it.
             right_to_go_on AS (
@@ -151,16 +131,16 @@ class Record:
         self, driver: Driver, batch: Sequence[Finished], now: datetime | None
     ) -> tuple[Recorded, CameBack]:
         """One batch that is `all_well`, in one statement and round trip."""
-        in_lane = [finished for finished in batch if finished.lane is not None]
+        in_lane = [(finished.lane, finished.endpoint_row) for finished in batch if finished.lane is not None]
         if not in_lane:
-            done = {row[0] for row in await driver.fetch(self._all_delivered, now, *_common(batch))}
+            done = await driver.fetchval(self._all_delivered, now, delivered_as_json(batch))
             return Recorded(_lost(batch, done), freed=False), ()
-        lanes, endpoint_rows = [finished.lane for finished in in_lane], [finished.endpoint_row for finished in in_lane]
+        lanes, endpoint_rows = integers([lane for lane, _ in in_lane]), integers([row for _, row in in_lane])
         recorded, freed_at, freed_fresh, freed, held = await driver.fetchrow(
-            self._delivered_in_lanes, now, *_common(batch), lanes, endpoint_rows
+            self._delivered_in_lanes, now, delivered_as_json(batch), lanes, endpoint_rows
         )
         came_back = list(zip(zip(freed_at, freed_fresh, strict=True), freed, strict=True))
-        return Recorded(_lost(batch, set(recorded)), freed=bool(freed), held=held), came_back
+        return Recorded(_lost(batch, recorded), freed=bool(freed), held=held), came_back
 
     async def run(self, driver: Driver, batch: Sequence[Finished], now: datetime | None) -> tuple[Recorded, CameBack]:
         """One batch, inside the caller's transaction."""
@@ -175,20 +155,9 @@ class Record:
         superseded: frozenset[int] = frozenset()
         at_once: CameBack = ()
         if good:
-            done.update(row[0] for row in await driver.fetch(self._delivered, now, *_common(good)))
+            done.update(await driver.fetchval(self._delivered, now, delivered_as_json(good)))
         if bad:
-            ended = await driver.fetch(
-                self._failed,
-                now,
-                *_common(bad),
-                [finished.error for finished in bad],
-                [finished.state for finished in bad],
-                [finished.reason for finished in bad],
-                [finished.failures for finished in bad],
-                [finished.interruptions for finished in bad],
-                [finished.delay_s for finished in bad],
-                [finished.hold_s for finished in bad],
-            )
+            ended = await driver.fetch(self._failed, now, failed_as_json(bad))
             done.update(row for row, *_ in ended)
             superseded = frozenset(row for row, state, *_ in ended if state == DeliveryState.SUPERSEDED)
             at_once = [((endpoint_row, fresh), row) for row, _, goes, endpoint_row, fresh in ended if goes]
@@ -244,18 +213,9 @@ def all_well(batch: Sequence[Finished]) -> bool:
     )
 
 
-def _rows(columns: Mapping[str, str]) -> str:
-    # Without the numbers beside them the planner would take them for ten rows, and compare each with each.
-    arrays = ", ".join(f"${at}::{type_}[]" for at, type_ in enumerate(columns.values(), 2))
-    return f"""
-        SELECT * FROM ROWS FROM (unnest({arrays}), generate_series(1, cardinality($2::bigint[])))
-        AS r({", ".join(columns)}, number)
-    """
-
-
 def _delivered(tables: Tables, fence: str, now: str) -> str:
     return f"""
-        WITH r AS ({_rows(_COMMON)}),
+        WITH r AS ({DELIVERED}),
         done AS (
             UPDATE {tables.name("deliveries")} d
             SET state = 'delivered', reason = NULL, due_at = NULL, dispatcher_row = NULL, failures = 0,
@@ -289,17 +249,7 @@ def _free_heads(tables: Tables, lanes: str, endpoint_rows: str, now: str) -> str
     """
 
 
-def _lost(batch: Sequence[Finished], done: set[int]) -> frozenset[int]:
-    return frozenset(finished.delivery_row for finished in batch) - done if len(done) < len(batch) else frozenset()
-
-
-def _common(batch: Sequence[Finished]) -> tuple[list[object], ...]:
-    return (
-        [finished.delivery_row for finished in batch],
-        [finished.attempt for finished in batch],
-        [finished.dispatcher_row for finished in batch],
-        [finished.status for finished in batch],
-        [finished.started_at for finished in batch],
-        [finished.duration_ms for finished in batch],
-        [finished.excerpt or None for finished in batch],
-    )
+def _lost(batch: Sequence[Finished], done: Collection[int]) -> frozenset[int]:
+    if len(done) == len(batch):
+        return frozenset()
+    return frozenset(finished.delivery_row for finished in batch).difference(done)
