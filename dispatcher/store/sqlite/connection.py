@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,11 +24,15 @@ T = TypeVar("T")
 #: How long to wait while somebody else writes, before another try, in seconds.
 _BUSY_PAUSE_S = 0.001
 
+#: So many rows at once are inserted, largest first: as few statements as there can be, all of them prepared once.
+_AT_ONCE = (64, 16, 4, 1)
+
 #: What the log of the file may keep when it was emptied, in bytes.
 LARGEST_LOG = 64 * 1024 * 1024
 
 _encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder().decode
+#: What such a set in an answer holds.
+from_json: Callable[[str], list[Any]] = msgspec.json.Decoder(list[Any]).decode
 
 
 def as_json(values: Iterable[Any]) -> str:
@@ -58,14 +63,29 @@ class Connection:
         self._connection.execute(sql, parameters)
         return self._connection.total_changes - before
 
-    def run_many(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
+    def run_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
         """Executes once per row."""
-        self._connection.executemany(sql, rows)
+        if rows:
+            self._connection.executemany(sql, rows)
+
+    def insert(self, into: str, rows: Sequence[Sequence[Any]], conflict: str = "") -> None:
+        """`INSERT INTO …` of these rows, with what is to follow their values."""
+        start = 0
+        for size in _AT_ONCE:
+            while len(rows) - start >= size:
+                taken = rows[start : start + size]
+                marks = ",".join(["(" + ",".join("?" * len(taken[0])) + ")"] * size)
+                self._connection.execute(f"{into} VALUES {marks} {conflict}", [*chain.from_iterable(taken)])
+                start += size
 
     def one(self, sql: str, parameters: Sequence[Any] = ()) -> Any:
         """The first column of the first row; null when there is none."""
         row = self._connection.execute(sql, parameters).fetchone()
         return None if row is None else row[0]
+
+    def row(self, sql: str, parameters: Sequence[Any] = ()) -> Any:
+        """The first row; null when there is none."""
+        return self._connection.execute(sql, parameters).fetchone()
 
     def column(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
         """The first column of all rows, of a statement that may change them."""
@@ -75,8 +95,7 @@ class Connection:
         """All rows, of a statement that selects `json_array(…)` as its only column, named `j`."""
         # Each `j` is JSON already, and `json_group_array` would parse it again.
         text = self.one(f"SELECT '[' || COALESCE(group_concat(j, ','), '') || ']' FROM ({sql})", parameters)
-        result: list[list[Any]] = _decode(text)
-        return result
+        return from_json(text)
 
     def begin(self, wanted: Callable[[], bool]) -> None:
         """Begins to write, as soon as nobody else does.
