@@ -164,8 +164,8 @@ class Claim:
         for destination, tokens in guests.spent(one for one, _ in chosen if one.guest):
             connection.run(self._spend_as_guest, (tokens, now, destination))
         profiles: dict[str, list[int]] = {}
-        for one, row in chosen:
-            profiles.setdefault(one.profile, []).append(row)
+        for one, delivery_row in chosen:
+            profiles.setdefault(one.profile, []).append(delivery_row)
         for profile, rows in profiles.items():
             connection.run(self._take, (as_json(rows), dispatcher_row, now, profile))
         claimed = self._taken.read(connection, chosen, dispatcher_row)

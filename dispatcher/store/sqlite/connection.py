@@ -1,25 +1,19 @@
-"""The dispatcher's one writer on a SQLite file: a thread, a connection, and short immediate transactions.
+"""The connection of the dispatcher's one writer on a SQLite file, as a piece of work is given it.
 
 Sets travel as JSON, in one parameter and in one row of the answer: each row that sqlite3 steps through hands the
 interpreter's lock over twice, which costs more than the row while the event loop is busy.
 """
 
-import asyncio
 import sqlite3
-import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
-from dispatcher.errors import StoreUnavailable
-from dispatcher.store.sqlite_engine import BUSY_TIMEOUT_MS, is_outage
-
-T = TypeVar("T")
+from dispatcher.store.sqlite_engine import BUSY_TIMEOUT_MS
 
 #: How long to wait while somebody else writes, before another try, in seconds.
 _BUSY_PAUSE_S = 0.001
@@ -132,75 +126,3 @@ def version_of(connection: Connection) -> int:
     """A number that changes with every commit of another connection than this one."""
     version: int = connection.one("PRAGMA data_version")
     return version
-
-
-class Writer:
-    """The thread that owns the connection."""
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="dispatcher-sqlite")
-        self._connection: Connection | None = None
-        self._at_work = 0
-
-    def version(self) -> int | None:
-        """A number that changes with every commit of another connection; null while the thread is at work.
-
-        Read here and now, which takes microseconds: a way through the thread costs ten times that.
-        """
-        if self._at_work or self._connection is None:
-            return None
-        return version_of(self._connection)
-
-    async def transact(self, work: Callable[[Connection], T]) -> T:
-        """Runs `work` in an immediate transaction. Raises `StoreUnavailable` when the file cannot be written."""
-        given_up = threading.Event()
-        return await self._in_thread(lambda: self._transact(work, lambda: not given_up.is_set()), given_up.set)
-
-    async def read(self, work: Callable[[Connection], T]) -> T:
-        """Runs `work` without a transaction: for one statement that only reads."""
-        return await self._in_thread(lambda: work(self._open()))
-
-    async def close(self) -> None:
-        """Closes the connection and ends the thread."""
-        if self._connection is not None:
-            await asyncio.get_running_loop().run_in_executor(self._thread, self._connection.close)
-            self._connection = None
-        self._thread.shutdown(wait=True)
-
-    async def _in_thread(self, work: Callable[[], T], give_up: Callable[[], None] = lambda: None) -> T:
-        future = asyncio.get_running_loop().run_in_executor(self._thread, work)
-        self._at_work += 1
-        try:
-            # A transaction that has started is finished: half of it must not run beside its caller's clean-up. One that
-            # still waits for somebody else's to end is not begun.
-            return await asyncio.shield(future)
-        except asyncio.CancelledError:
-            give_up()
-            await asyncio.wait([future])
-            if not future.cancelled():
-                # Nobody is left to be told of it.
-                future.exception()
-            raise
-        except sqlite3.OperationalError as error:
-            if not is_outage(error):
-                raise
-            raise StoreUnavailable(f"the database file cannot be used: {error}") from error
-        finally:
-            self._at_work -= 1
-
-    def _open(self) -> Connection:
-        if self._connection is None:
-            self._connection = Connection(self.file)
-        return self._connection
-
-    def _transact(self, work: Callable[[Connection], T], wanted: Callable[[], bool]) -> T:
-        connection = self._open()
-        connection.begin(wanted)
-        try:
-            result = work(connection)
-            connection.commit()
-        except BaseException:
-            connection.roll_back()
-            raise
-        return result
