@@ -128,6 +128,7 @@ class Claim:
         # One process dispatches here, so whatever is in flight is in its slots.
         free = self._limits.per_process - in_flight.total()
         throw = dice(self._claims)
+        spun = spin(throw)
         open_: list[Open] = []
         for row in endpoints:
             one = Open(row, in_flight[row[0]], self._limits, limit, self._source, now)
@@ -141,7 +142,7 @@ class Claim:
             one.room = min(one.room, share)
         # Each of them gives one at least, so no more of them are looked at than may go.
         asked = in_turn(
-            ((one.tenant, one.in_flight + 1, one.row ^ spin(throw), one) for one in open_),
+            ((one.tenant, one.in_flight + 1, one.row ^ spun, one) for one in open_),
             held,
             free=free,
             slots=self._limits.per_process,

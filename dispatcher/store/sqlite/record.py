@@ -117,11 +117,10 @@ class Record:
         )
         freed, held = self.free_heads(connection, lanes, now)
         tally = Tally.of(kept)
-        for destination_row, entry in tally.destinations.items():
-            self._destination.note(connection, destination_row, entry, now)
+        self._destination.note(connection, tally.destinations, now)
         for destination_row in tally.verified:
             connection.run(self._verify, (destination_row, now))
-        failing = [row for row, entry in tally.endpoints.items() if self._endpoint.note(connection, row, entry, now)]
+        failing = self._endpoint.note(connection, tally.endpoints, now)
         lost = frozenset(f.delivery_row for f in batch) - {f.delivery_row for f in kept}
         return Recorded(lost, freed, failing, frozenset(superseded), held)
 
