@@ -7,7 +7,7 @@ interpreter's lock over twice, which costs more than the row while the event loo
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Sequence
-from itertools import chain
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,8 @@ from dispatcher.store.sqlite_engine import BUSY_TIMEOUT_MS
 #: How long to wait while somebody else writes, before another try, in seconds.
 _BUSY_PAUSE_S = 0.001
 
-#: So many rows at once are inserted, largest first: as few statements as there can be, all of them prepared once.
-_AT_ONCE = (64, 16, 4, 1)
+#: So many rows at once are inserted; fewer by a statement for as many or more, so that few statements are prepared.
+_AT_ONCE = (1, 4, 16, 64)
 
 #: What the log of the file may keep when it was emptied, in bytes.
 LARGEST_LOG = 64 * 1024 * 1024
@@ -63,14 +63,18 @@ class Connection:
             self._connection.executemany(sql, rows)
 
     def insert(self, into: str, rows: Sequence[Sequence[Any]], conflict: str = "") -> None:
-        """`INSERT INTO …` of these rows, with what is to follow their values."""
-        start = 0
-        for size in _AT_ONCE:
-            while len(rows) - start >= size:
-                taken = rows[start : start + size]
-                marks = ",".join(["(" + ",".join("?" * len(taken[0])) + ")"] * size)
-                self._connection.execute(f"{into} VALUES {marks} {conflict}", [*chain.from_iterable(taken)])
-                start += size
+        """`INSERT INTO …` of these rows, whose first column is never null; `conflict` is what follows them."""
+        most = _AT_ONCE[-1]
+        for start in range(0, len(rows), most):
+            taken = rows[start : start + most]
+            size = next(size for size in _AT_ONCE if size >= len(taken))
+            width = len(taken[0])
+            marks = ",".join(["(" + ",".join("?" * width) + ")"] * size)
+            values = [*chain.from_iterable(taken), *repeat(None, width * (size - len(taken)))]
+            # What is left over is null.
+            self._connection.execute(
+                f"{into} SELECT * FROM (VALUES {marks}) WHERE column1 IS NOT NULL {conflict}", values
+            )
 
     def one(self, sql: str, parameters: Sequence[Any] = ()) -> Any:
         """The first column of the first row; null when there is none."""
