@@ -204,7 +204,9 @@ def upgrade() -> None:
         postgresql_where=sa.text("progress_of IS NOT NULL AND attempts > 0"),
         sqlite_where=sa.text("progress_of IS NOT NULL AND attempts > 0"),
     )
-    unknown_state = "state NOT IN ('pending', 'sending', 'delivered', 'dead', 'cancelled', 'superseded')"
+    unknown_state = " AND ".join(
+        f"state <> '{state}'" for state in ("pending", "sending", "delivered", "dead", "superseded", "cancelled")
+    )
     op.create_index(
         f"ix_{p}deliveries_unknown",
         f"{p}deliveries",

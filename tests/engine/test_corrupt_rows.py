@@ -45,6 +45,9 @@ DELIVERIES = [
     both("data breaks off in a string", "UPDATE events SET data = '\"\\' WHERE row_id = :row"),
     both("data has half a character", "UPDATE events SET data = '\"\\ud800\"' WHERE row_id = :row"),
     on_sqlite("data has a NUL", "UPDATE events SET data = '{\"a\":1}' || char(0) WHERE row_id = :row"),
+    on_sqlite(
+        "data has what stands between texts", "UPDATE events SET data = '\"a' || char(30) || 'b\"' WHERE row_id = :row"
+    ),
     on_sqlite("data is a blob", "UPDATE events SET data = x'ff00' WHERE row_id = :row"),
     on_sqlite("data is a number beyond all", "UPDATE events SET data = 9e999 WHERE row_id = :row"),
     on_sqlite("the type is a blob", "UPDATE events SET type = x'00ff' WHERE row_id = :row"),

@@ -21,6 +21,19 @@ async def test_each_matching_endpoint_gets_a_delivery_and_no_other(outpost: Outp
     assert {row.endpoint_row for row in await outpost.deliveries()} == {exact.row, below.row, both.row}
 
 
+async def test_deliveries_are_made_in_publish_order_whatever_types_take_turns(
+    outpost: Outpost, store: HotStore
+) -> None:
+    endpoint = await outpost.endpoint(event_types=("a", "b"))
+    narrow = await outpost.endpoint(event_types=("b",))
+    await outpost.publish("b", "a", "b", "c", "a")
+    assert await store.fan_out(100) == FannedOut(events=5, deliveries=6)
+    made = [(row.event_row, row.endpoint_row) for row in await outpost.deliveries()]
+    assert [event_row for event_row, _ in made] == [1, 1, 2, 3, 3, 5]
+    assert [event_row for event_row, endpoint_row in made if endpoint_row == narrow.row] == [1, 3]
+    assert [event_row for event_row, endpoint_row in made if endpoint_row == endpoint.row] == [1, 2, 3, 5]
+
+
 async def test_an_event_that_matches_nobody_leaves_the_queue(outpost: Outpost, store: HotStore) -> None:
     await outpost.publish()
     assert await store.fan_out(100) == FannedOut(events=1, deliveries=0)

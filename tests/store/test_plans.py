@@ -151,6 +151,17 @@ async def test_on_sqlite_no_hot_statement_reads_a_whole_table(sqlite_outpost: Ou
     assert await _whole_table_reads(sqlite_outpost, executed) == []
 
 
+async def test_on_sqlite_no_index_fills_a_table_for_each_row_that_changes(sqlite_outpost: Outpost) -> None:
+    # As a list of three in an index's condition does, which costs as much as the change.
+    async with sqlite_outpost.database.read() as connection:
+        for change in (
+            "UPDATE deliveries SET state = 'sending', attempts = 1, updated_at = 1 WHERE row_id = 1",
+            "INSERT INTO deliveries (event_row, endpoint_row, tenant) VALUES (1, 1, 'default')",
+        ):
+            program = (await connection.exec_driver_sql(f"EXPLAIN {change}")).all()
+            assert "OpenEphemeral" not in {row.opcode for row in program}
+
+
 async def test_on_sqlite_a_redelivery_of_progress_reads_no_whole_table(sqlite_outpost: Outpost) -> None:
     await _fill(sqlite_outpost)
     rows = [row for row in await sqlite_outpost.deliveries() if row.progress_of is not None]

@@ -279,3 +279,20 @@ async def test_interruptions_say_nothing_about_the_endpoint(
     assert (claimed.attempt, claimed.failures, claimed.interruptions) == (4, 0, 3)
     known = await outpost.endpoint_now(endpoint)
     assert (known.failures_in_row, known.backoff_failures) == (0, 0)
+
+
+async def test_endpoints_that_did_well_together_are_forgiven_what_there_was_and_others_keep_their_last_success(
+    outpost: Outpost, store: HotStore, clock: FakeClock
+) -> None:
+    failed, well, new = [await outpost.endpoint() for _ in range(3)]
+    lately = clock.now() - timedelta(seconds=30)
+    await outpost.change("endpoint_state", failed.row, failures_in_row=3, last_success_at=lately)
+    await outpost.change("endpoint_state", well.row, last_success_at=lately)
+    await outpost.publish()
+    await store.fan_out(10)
+    claimed = (await store.claim(10)).deliveries
+    await store.record([finished(one, at=clock.now()) for one in claimed])
+    known = [await outpost.endpoint_now(endpoint) for endpoint in (failed, well, new)]
+    assert [row.failures_in_row for row in known] == [0, 0, 0]
+    # A success is noted once a minute.
+    assert [row.last_success_at for row in known] == [clock.now(), lately, clock.now()]

@@ -12,9 +12,10 @@ import pytest
 from dispatcher.errors import StoreUnavailable
 from dispatcher.store.sqlite import connection as writing
 from dispatcher.store.sqlite import wakeup
-from dispatcher.store.sqlite.connection import Connection, Writer
+from dispatcher.store.sqlite.connection import Connection
 from dispatcher.store.sqlite.inotify import Writes
 from dispatcher.store.sqlite.wakeup import watch
+from dispatcher.store.sqlite.writer import Writer
 
 
 def _insert(connection: Connection) -> int:

@@ -46,8 +46,8 @@ class Claim:
         columns = ", ".join(f'"{column}" {type_}' for column, type_ in (ABOUT | TAKEN).items())
         self._call = f"""
             SELECT * FROM pg_temp.dispatcher_claim(
-                $1, COALESCE($2, clock_timestamp()), $3, $4, $5, $6, $7::text::bigint[], $8::text::int[], $9, $10, $11, $12,
-                $13, $14, $15, $16, COALESCE(to_timestamp($17::float8), '-infinity')
+                $1, COALESCE($2, clock_timestamp()), $3, $4, $5, $6, $7::text::bigint[], $8::text::int[], $9, $10, $11,
+                $12, $13, $14, $15, $16, COALESCE(to_timestamp($17::float8), '-infinity')
             ) AS c({columns})
         """
 
@@ -161,7 +161,8 @@ def _function(tables: Tables) -> str:
             -- The endpoints that have something to claim, and the places in these of those that may be given some.
             {" ".join(f"{array} {type_}[];" for array, (_, type_) in _CHOSEN.items())} limited boolean; again boolean;
             considered int[]; hungry int;
-            wanted bigint[]; locked bigint[]; paused bigint[]; contended boolean; spending bigint[]; bucket record; place_of int;
+            wanted bigint[]; locked bigint[]; paused bigint[]; contended boolean;
+            spending bigint[]; bucket record; place_of int;
             watched bigint[]; ramps int[]; unverified boolean[]; home_tokens float8[];
             flying bigint[]; flying_n int[]; flying_mine int[]; flying_at bigint[]; flying_of text[];
             flying_callback boolean[]; slots_left int; at_first int; near_first int;

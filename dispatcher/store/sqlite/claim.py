@@ -1,16 +1,14 @@
 """The claim on SQLite: the same choice as on PostgreSQL, made endpoint by endpoint in one write transaction."""
 
-import sqlite3
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from dispatcher.rules.sharing import dice, guaranteed_again, in_turn, spin
-from dispatcher.store.columns import from_microseconds
-from dispatcher.store.hot import Claimed, ClaimedBatch, Limits
-from dispatcher.store.sqlite.connection import Connection, as_json
+from dispatcher.store.hot import ClaimedBatch, Limits
+from dispatcher.store.sqlite.connection import Connection, as_json, from_json
 from dispatcher.store.sqlite.room import Guests, Open
-from dispatcher.store.sqlite_engine import is_outage
+from dispatcher.store.sqlite.taken import Taken
 from dispatcher.store.tables import Tables
 
 #: Endpoints looked at in one claim; the next claim goes on behind them.
@@ -55,21 +53,28 @@ class Claim:
             WHERE h.endpoint_row IS NOT NULL
         """
         self._flight = f"""
-            SELECT json_array(d.endpoint_row, e.destination_row, e.tenant, count(*), e.job_id IS NOT NULL) AS j
-            FROM {name("deliveries")} d INDEXED BY "ix_{tables.prefix}deliveries_sending"
-            LEFT JOIN {name("endpoints")} e ON e.row_id = d.endpoint_row
-            WHERE d.state = 'sending' AND (d.row_id, d.attempts) NOT IN (
-                SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?))
-            GROUP BY d.endpoint_row
+            SELECT json_group_array(row_id), json_group_array(attempts + 0), json_group_array(endpoint_row)
+            FROM {name("deliveries")} INDEXED BY "ix_{tables.prefix}deliveries_sending" WHERE state = 'sending'
         """
+        self._homes = f"""
+            SELECT json_array(row_id, destination_row, tenant, job_id IS NOT NULL) AS j
+            FROM {name("endpoints")} WHERE row_id IN (SELECT value FROM json_each(?))
+        """
+
+        def candidates(fresh: str) -> str:
+            return f"""
+                COALESCE((SELECT group_concat(j, ',') FROM (
+                    SELECT json_array(d.row_id, d.lane, d.sequence) AS j
+                    FROM {name("deliveries")} d INDEXED BY "ix_{tables.prefix}deliveries_claim"
+                    WHERE d.endpoint_row = asked.value AND d.fresh = {fresh} AND {claimable}
+                      AND (d.lane IS NULL OR NOT EXISTS (
+                          SELECT 1 FROM {name("deliveries")} busy WHERE busy.lane = d.lane
+                          AND busy.endpoint_row = d.endpoint_row AND busy.state = 'sending'))
+                    ORDER BY d.row_id LIMIT ?2)), '')
+            """
+
         self._candidates = f"""
-            SELECT json_array(d.row_id, d.lane, d.sequence) AS j
-            FROM {name("deliveries")} d INDEXED BY "ix_{tables.prefix}deliveries_claim"
-            WHERE d.endpoint_row = ?1 AND d.fresh = ?2 AND {claimable}
-              AND (d.lane IS NULL OR NOT EXISTS (
-                  SELECT 1 FROM {name("deliveries")} busy WHERE busy.lane = d.lane
-                  AND busy.endpoint_row = d.endpoint_row AND busy.state = 'sending'))
-            ORDER BY d.row_id LIMIT ?3
+            SELECT '[[' || {candidates("true")} || '],[' || {candidates("false")} || ']]' AS j FROM json_each(?1) asked
         """
         self._spend = f"UPDATE {name('endpoint_state')} SET tokens = ?, tokens_at = ? WHERE endpoint_row = ?"
         self._spend_as_guest = f"UPDATE {name('destinations')} SET tokens = ?, tokens_at = ? WHERE row_id = ?"
@@ -77,31 +82,16 @@ class Claim:
             UPDATE {name("deliveries")} AS d
             SET state = 'sending', attempts = d.attempts + 1, dispatcher_row = ?2, updated_at = ?3,
                 attempted_at = CASE WHEN d.progress_of IS NOT NULL THEN ?3 END,
-                body_profile = COALESCE(d.body_profile, p.profile),
+                body_profile = COALESCE(d.body_profile, ?4),
                 previous_sequence = CASE WHEN d.lane IS NULL OR d.previous_sequence IS NOT NULL
                     THEN d.previous_sequence ELSE COALESCE((
                         SELECT b.sequence FROM {name("deliveries")} b
                         WHERE b.lane = d.lane AND b.endpoint_row = d.endpoint_row AND b.sequence < d.sequence
                           AND b.lane IS NOT NULL AND b.attempts > 0 ORDER BY b.sequence DESC LIMIT 1), 0) END
-            FROM (SELECT json_extract(value, '$[0]') AS row_id, json_extract(value, '$[2]') AS profile
-                  FROM json_each(?1)) AS p
-            WHERE d.row_id = p.row_id
+            WHERE d.row_id IN (SELECT value FROM json_each(?1))
               AND EXISTS (SELECT 1 FROM {name("dispatchers")} me WHERE me.row_id = ?2 AND me.leased_until > ?3)
         """
-        self._taken = f"""
-            SELECT json_array(d.row_id, d.endpoint_row, json_extract(p.value, '$[1]'), d.dispatcher_row, d.attempts,
-                              d.failures, d.interruptions, d.lane, d.sequence, d.previous_sequence, d.late, d.replay,
-                              d.body_profile, e.id, e.type, e.job_id, e.timestamp, e.created_at, e.traceparent,
-                              e.data, d.progress_of, json_extract(p.value, '$[3]'), json_extract(p.value, '$[4]')) AS j
-            FROM json_each(?1) p
-            CROSS JOIN {name("deliveries")} d ON d.row_id = json_extract(p.value, '$[0]')
-            LEFT JOIN {name("events")} e ON e.row_id = d.event_row
-            WHERE d.state = 'sending' AND d.dispatcher_row = ?2
-        """
-        self._taken_bare = f"""
-            SELECT json_array(d.row_id, d.endpoint_row, d.dispatcher_row, d.attempts, d.lane, d.progress_of) AS j
-            FROM {name("deliveries")} d WHERE d.row_id = ?1 AND d.state = 'sending' AND d.dispatcher_row = ?2
-        """
+        self._taken = Taken(tables)
 
     def anything(self, connection: Connection) -> bool:
         """Whether there is something to claim at all; asked before a write transaction is opened for nothing."""
@@ -124,22 +114,24 @@ class Claim:
         if not endpoints:
             return ClaimedBatch((), limited=unseen, homeless=homeless)
         self._claims += 1
-        in_flight: dict[int, int] = {}
+        in_flight = self._in_flight(connection, ended)
         crowd: Counter[int] = Counter()
         held: Counter[str] = Counter()
         guests = Guests(self._limits, now)
-        for endpoint_row, destination, tenant, count, callback in connection.rows(self._flight, (as_json(ended),)):
-            in_flight[endpoint_row] = count
+        homes = connection.rows(self._homes, (as_json(in_flight),)) if in_flight else []
+        for endpoint_row, destination, tenant, callback in homes:
+            count = in_flight[endpoint_row]
             crowd[destination] += count
             held[tenant] += count
             if callback:
                 guests.present(destination, count)
         # One process dispatches here, so whatever is in flight is in its slots.
-        free = self._limits.per_process - held.total()
+        free = self._limits.per_process - in_flight.total()
         throw = dice(self._claims)
+        spun = spin(throw)
         open_: list[Open] = []
         for row in endpoints:
-            one = Open(row, in_flight.get(row[0], 0), self._limits, limit, self._source, now)
+            one = Open(row, in_flight[row[0]], self._limits, limit, self._source, now)
             one.room = min(one.room, one.most_at_destination - crowd[one.destination])
             if one.guest:
                 one.room = min(one.room, guests.room(one))
@@ -150,13 +142,13 @@ class Claim:
             one.room = min(one.room, share)
         # Each of them gives one at least, so no more of them are looked at than may go.
         asked = in_turn(
-            ((one.tenant, one.in_flight + 1, one.row ^ spin(throw), one) for one in open_),
+            ((one.tenant, one.in_flight + 1, one.row ^ spun, one) for one in open_),
             held,
             free=free,
             slots=self._limits.per_process,
             most=limit,
         )
-        candidates = [candidate for one in asked for candidate in self._heads(connection, one, throw)]
+        candidates = self._heads(connection, asked, share, throw)
         candidates.sort(key=lambda candidate: (candidate[0].guest, candidate[1], candidate[2]))
         left: list[tuple[str, int, int, tuple[Open, int]]] = []
         for one, place, delivery_row in candidates:
@@ -172,47 +164,33 @@ class Claim:
                 connection.run(self._spend, (one.tokens - count, now, one.row))
         for destination, tokens in guests.spent(one for one, _ in chosen if one.guest):
             connection.run(self._spend_as_guest, (tokens, now, destination))
-        picked = [[row, one.version, one.profile, one.destination, one.watched] for one, row in chosen]
-        connection.run(self._take, (as_json(picked), dispatcher_row, now))
-        claimed = self._read(connection, picked, dispatcher_row)
+        profiles: dict[str, list[int]] = {}
+        for one, delivery_row in chosen:
+            profiles.setdefault(one.profile, []).append(delivery_row)
+        for profile, rows in profiles.items():
+            connection.run(self._take, (as_json(rows), dispatcher_row, now, profile))
+        claimed = self._taken.read(connection, chosen, dispatcher_row)
         limited = unseen or len(claimed) >= min(limit, share)
         return ClaimedBatch(claimed, limited=limited, starved=True, homeless=homeless)
 
-    def _heads(self, connection: Connection, one: Open, throw: float) -> Iterable[tuple[Open, int, int]]:
-        """What can go to it, one of each lane, at which place of the endpoint's in flight."""
-        fresh = connection.rows(self._candidates, (one.row, True, one.room))
-        most_again = max(one.room - len(fresh), guaranteed_again(one.room, throw))
-        again = connection.rows(self._candidates, (one.row, False, most_again)) if most_again else []
-        lanes: dict[Any, tuple[int, int, int]] = {}
-        for place, (row_id, lane, sequence) in enumerate((again + fresh)[: one.room], one.in_flight + 1):
-            key = ("alone", row_id) if lane is None else lane
-            if key not in lanes or sequence < lanes[key][2]:
-                lanes[key] = place, row_id, sequence
-        return [(one, place, row_id) for place, row_id, _ in lanes.values()]
+    def _in_flight(self, connection: Connection, ended: Sequence[tuple[int, int]]) -> Counter[int]:
+        """Attempts in flight by endpoint, less those that have ended."""
+        over = set(ended)
+        found = zip(*map(from_json, connection.row(self._flight)), strict=True)
+        return Counter(endpoint_row for row, attempt, endpoint_row in found if (row, attempt) not in over)
 
-    def _read(self, connection: Connection, picked: Sequence[Sequence[Any]], dispatcher_row: int) -> list[Claimed]:
-        """What was taken; where the rows cannot be read together each is read alone, and marked if it cannot be."""
-        try:
-            return [_claimed(row) for row in connection.rows(self._taken, (as_json(picked), dispatcher_row))]
-        except (sqlite3.Error, ValueError) as error:
-            if isinstance(error, sqlite3.Error) and is_outage(error):
-                raise
-            if len(picked) > 1:
-                return [claimed for one in picked for claimed in self._read(connection, [one], dispatcher_row)]
-            defect = f"its row or its event's cannot be read ({error})"
-            return [
-                Claimed.unreadable(delivery, endpoint, dispatcher, attempt, lane, progress_of, defect)
-                for delivery, endpoint, dispatcher, attempt, lane, progress_of in connection.rows(
-                    self._taken_bare, (picked[0][0], dispatcher_row)
-                )
-            ]
-
-
-def _claimed(row: list[Any]) -> Claimed:
-    row[10], row[11] = bool(row[10]), bool(row[11])
-    row[22] = bool(row[22])
-    try:
-        row[16], row[17] = from_microseconds(row[16]), from_microseconds(row[17])
-    except (TypeError, OverflowError):
-        row[16] = None
-    return Claimed.of(row)
+    def _heads(
+        self, connection: Connection, asked: Sequence[Open], most: int, throw: float
+    ) -> list[tuple[Open, int, int]]:
+        """What can go to each, one of each lane, at which place of the endpoint's in flight."""
+        result: list[tuple[Open, int, int]] = []
+        found = connection.rows(self._candidates, (as_json(one.row for one in asked), most))
+        for one, (fresh, again) in zip(asked, found, strict=True):
+            left = max(one.room - len(fresh), guaranteed_again(one.room, throw))
+            lanes: dict[Any, tuple[int, int, int]] = {}
+            for place, (row_id, lane, sequence) in enumerate((again[:left] + fresh)[: one.room], one.in_flight + 1):
+                key = ("alone", row_id) if lane is None else lane
+                if key not in lanes or sequence < lanes[key][2]:
+                    lanes[key] = place, row_id, sequence
+            result += [(one, place, row_id) for place, row_id, _ in lanes.values()]
+        return result

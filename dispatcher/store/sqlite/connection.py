@@ -1,33 +1,32 @@
-"""The dispatcher's one writer on a SQLite file: a thread, a connection, and short immediate transactions.
+"""The connection of the dispatcher's one writer on a SQLite file, as a piece of work is given it.
 
 Sets travel as JSON, in one parameter and in one row of the answer: each row that sqlite3 steps through hands the
 interpreter's lock over twice, which costs more than the row while the event loop is busy.
 """
 
-import asyncio
 import sqlite3
-import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from itertools import chain, repeat
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
-from dispatcher.errors import StoreUnavailable
-from dispatcher.store.sqlite_engine import BUSY_TIMEOUT_MS, is_outage
-
-T = TypeVar("T")
+from dispatcher.store.sqlite_engine import BUSY_TIMEOUT_MS
 
 #: How long to wait while somebody else writes, before another try, in seconds.
 _BUSY_PAUSE_S = 0.001
+
+#: So many rows at once are inserted; fewer by a statement for as many or more, so that few statements are prepared.
+_AT_ONCE = (1, 4, 16, 64)
 
 #: What the log of the file may keep when it was emptied, in bytes.
 LARGEST_LOG = 64 * 1024 * 1024
 
 _encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder().decode
+#: What such a set in an answer holds.
+from_json: Callable[[str], list[Any]] = msgspec.json.Decoder(list[Any]).decode
 
 
 def as_json(values: Iterable[Any]) -> str:
@@ -58,14 +57,33 @@ class Connection:
         self._connection.execute(sql, parameters)
         return self._connection.total_changes - before
 
-    def run_many(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
+    def run_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
         """Executes once per row."""
-        self._connection.executemany(sql, rows)
+        if rows:
+            self._connection.executemany(sql, rows)
+
+    def insert(self, into: str, rows: Sequence[Sequence[Any]], conflict: str = "") -> None:
+        """`INSERT INTO …` of these rows, whose first column is never null; `conflict` is what follows them."""
+        most = _AT_ONCE[-1]
+        for start in range(0, len(rows), most):
+            taken = rows[start : start + most]
+            size = next(size for size in _AT_ONCE if size >= len(taken))
+            width = len(taken[0])
+            marks = ",".join(["(" + ",".join("?" * width) + ")"] * size)
+            values = [*chain.from_iterable(taken), *repeat(None, width * (size - len(taken)))]
+            # What is left over is null.
+            self._connection.execute(
+                f"{into} SELECT * FROM (VALUES {marks}) WHERE column1 IS NOT NULL {conflict}", values
+            )
 
     def one(self, sql: str, parameters: Sequence[Any] = ()) -> Any:
         """The first column of the first row; null when there is none."""
         row = self._connection.execute(sql, parameters).fetchone()
         return None if row is None else row[0]
+
+    def row(self, sql: str, parameters: Sequence[Any] = ()) -> Any:
+        """The first row; null when there is none."""
+        return self._connection.execute(sql, parameters).fetchone()
 
     def column(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
         """The first column of all rows, of a statement that may change them."""
@@ -75,8 +93,7 @@ class Connection:
         """All rows, of a statement that selects `json_array(…)` as its only column, named `j`."""
         # Each `j` is JSON already, and `json_group_array` would parse it again.
         text = self.one(f"SELECT '[' || COALESCE(group_concat(j, ','), '') || ']' FROM ({sql})", parameters)
-        result: list[list[Any]] = _decode(text)
-        return result
+        return from_json(text)
 
     def begin(self, wanted: Callable[[], bool]) -> None:
         """Begins to write, as soon as nobody else does.
@@ -113,75 +130,3 @@ def version_of(connection: Connection) -> int:
     """A number that changes with every commit of another connection than this one."""
     version: int = connection.one("PRAGMA data_version")
     return version
-
-
-class Writer:
-    """The thread that owns the connection."""
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="dispatcher-sqlite")
-        self._connection: Connection | None = None
-        self._at_work = 0
-
-    def version(self) -> int | None:
-        """A number that changes with every commit of another connection; null while the thread is at work.
-
-        Read here and now, which takes microseconds: a way through the thread costs ten times that.
-        """
-        if self._at_work or self._connection is None:
-            return None
-        return version_of(self._connection)
-
-    async def transact(self, work: Callable[[Connection], T]) -> T:
-        """Runs `work` in an immediate transaction. Raises `StoreUnavailable` when the file cannot be written."""
-        given_up = threading.Event()
-        return await self._in_thread(lambda: self._transact(work, lambda: not given_up.is_set()), given_up.set)
-
-    async def read(self, work: Callable[[Connection], T]) -> T:
-        """Runs `work` without a transaction: for one statement that only reads."""
-        return await self._in_thread(lambda: work(self._open()))
-
-    async def close(self) -> None:
-        """Closes the connection and ends the thread."""
-        if self._connection is not None:
-            await asyncio.get_running_loop().run_in_executor(self._thread, self._connection.close)
-            self._connection = None
-        self._thread.shutdown(wait=True)
-
-    async def _in_thread(self, work: Callable[[], T], give_up: Callable[[], None] = lambda: None) -> T:
-        future = asyncio.get_running_loop().run_in_executor(self._thread, work)
-        self._at_work += 1
-        try:
-            # A transaction that has started is finished: half of it must not run beside its caller's clean-up. One that
-            # still waits for somebody else's to end is not begun.
-            return await asyncio.shield(future)
-        except asyncio.CancelledError:
-            give_up()
-            await asyncio.wait([future])
-            if not future.cancelled():
-                # Nobody is left to be told of it.
-                future.exception()
-            raise
-        except sqlite3.OperationalError as error:
-            if not is_outage(error):
-                raise
-            raise StoreUnavailable(f"the database file cannot be used: {error}") from error
-        finally:
-            self._at_work -= 1
-
-    def _open(self) -> Connection:
-        if self._connection is None:
-            self._connection = Connection(self.file)
-        return self._connection
-
-    def _transact(self, work: Callable[[Connection], T], wanted: Callable[[], bool]) -> T:
-        connection = self._open()
-        connection.begin(wanted)
-        try:
-            result = work(connection)
-            connection.commit()
-        except BaseException:
-            connection.roll_back()
-            raise
-        return result

@@ -1,7 +1,7 @@
 """Fan-out on SQLite, where the write transaction is the sequencer."""
 
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -12,9 +12,8 @@ from dispatcher.rules.numbering import Numbered, Queued, count_jobs, number
 from dispatcher.rules.superseding import superseding
 from dispatcher.states import EventKind
 from dispatcher.store.hot import NO_EVENT, FannedOut, Rejected
-from dispatcher.store.job_callbacks import after_end
 from dispatcher.store.sqlite.connection import Connection, as_json
-from dispatcher.store.sqlite.progress import due_as_head
+from dispatcher.store.sqlite.delivering import of_jobs, plain
 from dispatcher.store.sqlite.record import Record
 from dispatcher.store.sqlite_engine import is_outage
 from dispatcher.store.tables import Tables
@@ -79,8 +78,9 @@ class FanOut:
                    json_extract(value, '$[3]')
             FROM json_each(?)
         """
-        self._deliver = _deliver(name, progress=False)
-        self._deliver_progress = _deliver(name, progress=True)
+        self._deliver_plain = plain(name)
+        self._deliver = of_jobs(name, progress=False)
+        self._deliver_progress = of_jobs(name, progress=True)
         # Newer progress takes the place of older progress only where it is delivered itself.
         self._obsolete = f"""
             SELECT json_array(row_id, event_row, lane, endpoint_row) AS j FROM (
@@ -169,6 +169,8 @@ class FanOut:
         ]
 
     def _fan_out(self, connection: Connection, events: Sequence[Queued], now: int) -> FannedOut:
+        if all(event.job_id is None for event in events):
+            return FannedOut(len(events), self._fan_out_plain(connection, events, now))
         numbered, settled_by = self._number_jobs(connection, events, now)
         superseded, found = superseding(list(numbered.values()), settled_by)
         rows = []
@@ -203,6 +205,14 @@ class FanOut:
         jobs = frozenset(place.job_row for place in numbered.values())
         return FannedOut(len(events), made, superseded=count, held=held, jobs=jobs)
 
+    def _fan_out_plain(self, connection: Connection, events: Sequence[Queued], now: int) -> int:
+        """Events without jobs: who gets them follows from their tenant and type, in most batches one and the same."""
+        alike: dict[tuple[str, str], list[int]] = {}
+        for event in events:
+            alike.setdefault((event.tenant, event.event_type), []).append(event.event_row)
+        kinds = as_json([tenant, _patterns(event_type)] for tenant, event_type in alike)
+        return connection.run(self._deliver_plain, (as_json(alike.values()), kinds, now))
+
     def _number_jobs(
         self, connection: Connection, events: Sequence[Queued], now: int
     ) -> tuple[dict[int, Numbered], dict[int, int]]:
@@ -227,57 +237,3 @@ class FanOut:
             {place.event_row: place for place in numbered},
             {row[2]: row[4] for row in jobs if row[4] is not None},
         )
-
-
-def _deliver(name: Callable[[str], str], *, progress: bool) -> str:
-    """Makes the deliveries of a batch; with `progress` in it, those columns too that nothing else has."""
-    given = matched = columns = values = ""
-    born_waiting = "true"
-    same_lane = "endpoint_row, lane"
-    if progress:
-        given = ", json_extract(value, '$[6]') AS progress_of, json_extract(value, '$[7]') AS superseded_by"
-        matched = ", event.progress_of, event.superseded_by"
-        columns = ", progress_of, superseded_by, state, reason, due_at"
-        values = f"""
-            , progress_of, superseded_by, CASE WHEN superseded_by IS NULL THEN 'pending' ELSE 'superseded' END,
-            CASE WHEN superseded_by IS NOT NULL THEN 'superseded' END,
-            CASE WHEN superseded_by IS NULL AND NOT waiting THEN {due_as_head(name, "fresh", "?3", "NULL")} END
-        """
-        born_waiting = "superseded_by IS NULL"
-        same_lane = "endpoint_row, lane, superseded_by IS NULL"
-    return f"""
-        WITH event AS MATERIALIZED (
-            SELECT json_extract(value, '$[0]') AS event_row, json_extract(value, '$[1]') AS tenant,
-                   json_extract(value, '$[2]') AS type, json_extract(value, '$[3]') AS job_id,
-                   json_extract(value, '$[4]') AS lane, json_extract(value, '$[5]') AS sequence{given}
-            FROM json_each(?1)
-        ),
-        matching AS MATERIALIZED (
-            SELECT json_extract(value, '$[0]') AS type, json_extract(value, '$[1]') AS pattern FROM json_each(?2)
-        ),
-        match AS MATERIALIZED (
-            SELECT DISTINCT event.event_row, e.row_id AS endpoint_row, event.tenant, event.sequence,
-                   CASE WHEN e.ordered THEN event.lane END AS lane{matched}, e.catch_up
-            FROM event
-            CROSS JOIN matching ON matching.type = event.type
-            CROSS JOIN {name("subscriptions")} s ON s.tenant = event.tenant AND s.pattern = matching.pattern
-                AND s.job_id IN ('', event.job_id)
-            CROSS JOIN {name("endpoints")} e ON e.row_id = s.endpoint_row
-            WHERE e.status IN ('enabled', 'paused') AND e.deleted_at IS NULL
-                AND (e.expires_at IS NULL OR e.expires_at > ?3)
-        )
-        INSERT INTO {name("deliveries")}
-            (event_row, endpoint_row, tenant, lane, sequence, waiting, created_at, updated_at{columns})
-        SELECT event_row, endpoint_row, tenant, lane, sequence, waiting, ?3, ?3{values}
-        FROM (
-            SELECT match.*, {born_waiting} AND lane IS NOT NULL AND (
-                row_number() OVER (PARTITION BY {same_lane} ORDER BY sequence) > 1
-                OR EXISTS (
-                    SELECT 1 FROM {name("deliveries")} d
-                    WHERE d.lane = match.lane AND d.endpoint_row = match.endpoint_row
-                      AND d.lane IS NOT NULL AND d.state IN ('pending', 'sending') AND NOT d.late
-                )
-                OR (catch_up AND {after_end(name)})
-            ) AS waiting FROM match
-        ) fresh ORDER BY event_row
-    """

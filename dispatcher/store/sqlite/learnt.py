@@ -1,8 +1,9 @@
 """What is learnt about endpoints and destinations on SQLite: failures in a row, pauses, slow start."""
 
+from collections.abc import Mapping
 from typing import Any
 
-from dispatcher.store.sqlite.connection import Connection
+from dispatcher.store.sqlite.connection import Connection, as_json, from_json
 from dispatcher.store.tally import (
     BACKOFF_AFTER,
     BACKOFF_FIRST_S,
@@ -25,13 +26,16 @@ class Learnt:
         more = f"takes + CAST(?3 AS REAL) / {SUCCESSES_FOR_ONE}"
         # Up to what it may be sent at most: then nothing is learnt of it any more.
         takes = f", takes = CASE WHEN {more} < {cap} THEN {more} END" if cap else ""
+        news = f"""(failures_in_row > 0 OR backoff_failures > 0 OR ramp IS NOT NULL OR last_success_at IS NULL
+                    OR last_success_at < ?2 - 60000000 {"OR takes IS NOT NULL" if cap else ""})"""
         self._healthy = f"""
             UPDATE {table}
             SET failures_in_row = 0, backoff_failures = 0, backoff_delivery = NULL, backoff_several = false,
                 first_failure_at = NULL, last_success_at = ?2, ramp = CASE WHEN ramp * 2 < 64 THEN ramp * 2 END{takes}
-            WHERE {key} = ?1
-              AND (failures_in_row > 0 OR backoff_failures > 0 OR ramp IS NOT NULL OR last_success_at IS NULL
-                   OR last_success_at < ?2 - 60000000 {"OR takes IS NOT NULL" if cap else ""})
+            WHERE {key} = ?1 AND {news}
+        """
+        self._with_news = f"""
+            SELECT json_group_array({key}) FROM {table} WHERE {key} IN (SELECT value FROM json_each(?1)) AND {news}
         """
         self._overloaded = f"""
             UPDATE {table}
@@ -55,8 +59,17 @@ class Learnt:
             WHERE {key} = ?1
         """
 
-    def note(self, connection: Connection, row: int, entry: TargetTally, now: int) -> bool:
-        """Updates what is known; whether it failed for so long that an endpoint is to be disabled."""
+    def note(self, connection: Connection, entries: Mapping[int, TargetTally], now: int) -> list[int]:
+        """Updates what is known; answers which failed for so long that an endpoint is to be disabled."""
+        well = [row for row, entry in entries.items() if _well(entry)]
+        if len(well) > 1:
+            # Of most there is nothing new to say, and one look at all costs less than a statement for each.
+            (with_news,) = connection.row(self._with_news, (as_json(well), now))
+            nothing_new = set(well).difference(from_json(with_news))
+            entries = {row: entry for row, entry in entries.items() if row not in nothing_new}
+        return [row for row, entry in entries.items() if self._note(connection, row, entry, now)]
+
+    def _note(self, connection: Connection, row: int, entry: TargetTally, now: int) -> bool:
         if entry.overloads and self._learns:
             connection.run(self._overloaded, (row, now, entry.overloads, entry.successes))
         if not entry.failures and entry.pause_s is None:
@@ -103,3 +116,8 @@ class Learnt:
         # Not since the last success: an endpoint that nothing was sent to for days did not fail then.
         lasting = first_failure_at is not None and now - first_failure_at > FAILING_AFTER_S * 1_000_000
         return failures >= FAILING_AFTER and lasting
+
+
+def _well(entry: TargetTally) -> bool:
+    """Whether it only did what it should."""
+    return not entry.overloads and not entry.failures and entry.pause_s is None

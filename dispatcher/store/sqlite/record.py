@@ -8,7 +8,7 @@ from dispatcher.states import DeliveryState, Reason
 from dispatcher.store.columns import to_microseconds
 from dispatcher.store.hot import Finished, Limits, Recorded
 from dispatcher.store.own_events import to_tell
-from dispatcher.store.sqlite.connection import Connection, as_json
+from dispatcher.store.sqlite.connection import Connection, as_json, from_json
 from dispatcher.store.sqlite.learnt import Learnt
 from dispatcher.store.sqlite.progress import due_as_head, took_its_place
 from dispatcher.store.tables import Tables
@@ -20,23 +20,23 @@ class Record:
 
     def __init__(self, tables: Tables, limits: Limits) -> None:
         name = tables.name
+        # `+ 0`: whatever somebody wrote there reads as a number, and is not the attempt's.
         self._live = f"""
-            SELECT json_array(d.row_id, e.status = 'disabled' OR e.deleted_at IS NOT NULL OR e.row_id IS NULL,
-                              CASE WHEN e.deleted_at IS NOT NULL OR e.row_id IS NULL THEN 'endpoint_deleted'
-                                   ELSE e.disabled_reason END) AS j
-            FROM json_each(?) r
-            CROSS JOIN {name("deliveries")} d ON d.row_id = json_extract(r.value, '$[0]')
-            LEFT JOIN {name("endpoints")} e ON e.row_id = d.endpoint_row
-            WHERE d.state = 'sending' AND d.attempts = json_extract(r.value, '$[1]')
-              AND d.dispatcher_row = json_extract(r.value, '$[2]')
+            SELECT json_group_array(row_id), json_group_array(attempts + 0), json_group_array(dispatcher_row + 0)
+            FROM {name("deliveries")} WHERE row_id IN (SELECT value FROM json_each(?)) AND state = 'sending'
+        """
+        self._cancelled = f"""
+            SELECT json_array(d.row_id, CASE WHEN e.deleted_at IS NOT NULL OR e.row_id IS NULL THEN 'endpoint_deleted'
+                                             ELSE e.disabled_reason END) AS j
+            FROM {name("deliveries")} d LEFT JOIN {name("endpoints")} e ON e.row_id = d.endpoint_row
+            WHERE d.row_id IN (SELECT value FROM json_each(?))
+              AND (e.status = 'disabled' OR e.deleted_at IS NOT NULL OR e.row_id IS NULL)
         """
         self._delivered = f"""
-            UPDATE {name("deliveries")} AS d
+            UPDATE {name("deliveries")}
             SET state = 'delivered', reason = NULL, due_at = NULL, dispatcher_row = NULL, failures = 0,
-                interruptions = 0, last_status = r.status, last_error = NULL, updated_at = ?2
-            FROM (SELECT json_extract(value, '$[0]') AS row_id, json_extract(value, '$[4]') AS status
-                  FROM json_each(?1)) AS r
-            WHERE d.row_id = r.row_id
+                interruptions = 0, last_status = ?2, last_error = NULL, updated_at = ?3
+            WHERE row_id IN (SELECT value FROM json_each(?1))
         """
         self._failed = f"""
             UPDATE {name("deliveries")}
@@ -53,10 +53,6 @@ class Record:
         self._log = f"""
             INSERT INTO {name("attempts")}
                 (delivery_row, number, started_at, duration_ms, status, error, response_excerpt)
-            SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'),
-                   json_extract(value, '$[3]'), json_extract(value, '$[4]'), json_extract(value, '$[5]'),
-                   json_extract(value, '$[6]')
-            FROM json_each(?)
         """
         self._bury = f"""
             INSERT INTO {name("dead_letters")} (delivery_row, event_row, endpoint_row, tenant, type, job_id, reason,
@@ -95,36 +91,43 @@ class Record:
 
     def run(self, connection: Connection, batch: Sequence[Finished], now: int) -> Recorded:
         """One batch, inside the caller's transaction."""
-        fences = as_json([f.delivery_row, f.attempt, f.dispatcher_row] for f in batch)
-        live = {row[0]: (row[1], row[2]) for row in connection.rows(self._live, (fences,))}
-        kept = [finished for finished in batch if finished.delivery_row in live]
+        live = self._still_sending(connection, batch)
+        kept = [f for f in batch if (f.delivery_row, f.attempt, f.dispatcher_row) in live]
+        connection.insert(self._log, [_log_row(finished) for finished in kept])
+        delivered: dict[int | None, list[int]] = {}
+        failed: list[Finished] = []
+        for finished in kept:
+            if finished.outcome is Outcome.DELIVERED:
+                delivered.setdefault(finished.status, []).append(finished.delivery_row)
+            else:
+                failed.append(finished)
+        for status, rows in delivered.items():
+            connection.run(self._delivered, (as_json(rows), status, now))
         superseded: set[int] = set()
-        if kept:
-            logged = as_json(_log_row(finished) for finished in kept)
-            good = [finished for finished in kept if finished.outcome is Outcome.DELIVERED]
-            if len(good) == len(kept):
-                connection.run(self._delivered, (logged, now))
-            elif good:
-                connection.run(self._delivered, (as_json(_log_row(finished) for finished in good), now))
-            connection.run(self._log, (logged,))
-            for finished in kept:
-                if finished.outcome is not Outcome.DELIVERED:
-                    cancelled, reason = live[finished.delivery_row]
-                    if self._fail(connection, finished, reason if cancelled else None, now) is DeliveryState.SUPERSEDED:
-                        superseded.add(finished.delivery_row)
+        if failed:
+            theirs = as_json(finished.delivery_row for finished in failed)
+            cancelled: dict[int, str | None] = dict(connection.rows(self._cancelled, (theirs,)))
+            for finished in failed:
+                state = self._fail(connection, finished, cancelled, now)
+                if state is DeliveryState.SUPERSEDED:
+                    superseded.add(finished.delivery_row)
         lanes = {(f.lane, f.endpoint_row): None for f in kept if f.lane is not None}
         self.hold_back(
-            connection, [f.delivery_row for f in kept if f.lane is not None and f.state is DeliveryState.PENDING]
+            connection, [f.delivery_row for f in failed if f.lane is not None and f.state is DeliveryState.PENDING]
         )
         freed, held = self.free_heads(connection, lanes, now)
         tally = Tally.of(kept)
-        for destination_row, entry in tally.destinations.items():
-            self._destination.note(connection, destination_row, entry, now)
+        self._destination.note(connection, tally.destinations, now)
         for destination_row in tally.verified:
             connection.run(self._verify, (destination_row, now))
-        failing = [row for row, entry in tally.endpoints.items() if self._endpoint.note(connection, row, entry, now)]
-        lost = frozenset(f.delivery_row for f in batch) - live.keys()
+        failing = self._endpoint.note(connection, tally.endpoints, now)
+        lost = frozenset(f.delivery_row for f in batch) - {f.delivery_row for f in kept}
         return Recorded(lost, freed, failing, frozenset(superseded), held)
+
+    def _still_sending(self, connection: Connection, batch: Sequence[Finished]) -> set[tuple[int, int, int]]:
+        """Delivery, attempt and dispatcher of what of the batch is in flight, whoever has it there."""
+        found = connection.row(self._live, (as_json(finished.delivery_row for finished in batch),))
+        return set(zip(*map(from_json, found), strict=True))
 
     def hold_back(self, connection: Connection, rows: Iterable[int]) -> None:
         """Lets what came back to its lane wait if a redelivery went before it meanwhile."""
@@ -141,13 +144,15 @@ class Record:
         event_row: int | None = connection.one(self._took_its_place, (delivery_row,))
         return event_row
 
-    def _fail(self, connection: Connection, finished: Finished, cancelled: str | None, now: int) -> DeliveryState:
+    def _fail(
+        self, connection: Connection, finished: Finished, cancelled: dict[int, str | None], now: int
+    ) -> DeliveryState:
         state, reason = finished.state, finished.reason and str(finished.reason)
         newer = None if finished.progress_of is None else self.took_its_place(connection, finished.delivery_row)
         if newer is not None:
             state, reason = DeliveryState.SUPERSEDED, str(Reason.SUPERSEDED)
-        elif state is DeliveryState.PENDING and cancelled is not None:
-            state, reason = DeliveryState.CANCELLED, cancelled
+        elif state is DeliveryState.PENDING and finished.delivery_row in cancelled:
+            state, reason = DeliveryState.CANCELLED, cancelled[finished.delivery_row]
         retried = state is DeliveryState.PENDING
         connection.run(
             self._failed,

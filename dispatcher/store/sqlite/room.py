@@ -80,7 +80,10 @@ class Guests:
 
 def _least(limit: int, *others: float | None) -> int:
     """The least of them, those that are null aside."""
-    return min([limit, *(math.floor(other) for other in others if other is not None)])
+    for other in others:
+        if other is not None and other < limit:
+            limit = math.floor(other)
+    return limit
 
 
 def _tokens(rate: float | None, tokens: float | None, tokens_at: int | None, now: int) -> float | None:

@@ -25,13 +25,14 @@ from dispatcher.store.hot import (
 )
 from dispatcher.store.ingest import STRAIGHT_BEHIND, Group, Ingested, Straight
 from dispatcher.store.sqlite.claim import Claim
-from dispatcher.store.sqlite.connection import Connection, Writer, as_json
+from dispatcher.store.sqlite.connection import Connection, as_json
 from dispatcher.store.sqlite.fan_out import FanOut
 from dispatcher.store.sqlite.ingest import Ingest
 from dispatcher.store.sqlite.progress import took_its_place
 from dispatcher.store.sqlite.rebase import Base
 from dispatcher.store.sqlite.record import Record
 from dispatcher.store.sqlite.wakeup import watch
+from dispatcher.store.sqlite.writer import Writer
 from dispatcher.store.sqlite_engine import is_outage
 
 log = logger("dispatcher.ingest")
@@ -164,14 +165,17 @@ class SqliteStore:
         return await self._writer.transact(lambda connection: self._fan_out.run_one(connection, tenants, self._now()))
 
     async def claim(self, limit: int, ended: Sequence[tuple[int, int]] = ()) -> ClaimedBatch:
-        if not await self._writer.read(self._claim.anything):
-            return ClaimedBatch(())
-        return await self._writer.transact(
-            lambda connection: self._claim.run(connection, limit, self._row, self._now(), ended)
+        claimed = await self._writer.transact_if(
+            self._claim.anything,
+            lambda connection: self._claim.run(connection, limit, self._row, self._now(), ended),
+            rows=limit,
         )
+        return ClaimedBatch(()) if claimed is None else claimed
 
     async def record(self, batch: Sequence[Finished]) -> Recorded:
-        return await self._writer.transact(lambda connection: self._record.run(connection, batch, self._now()))
+        return await self._writer.transact(
+            lambda connection: self._record.run(connection, batch, self._now()), rows=len(batch)
+        )
 
     async def ingest(self, groups: Sequence[Group], straight: Straight | None) -> Ingested:
         # An event's times are the clock's, also where no heartbeat follows it.
@@ -182,7 +186,7 @@ class SqliteStore:
             done = Ingested(found, new)
             return self._go_straight(connection, done, straight) if new and straight is not None else done
 
-        return await self._writer.transact(work)
+        return await self._writer.transact(work, rows=sum(map(len, groups)))
 
     def _go_straight(self, connection: Connection, done: Ingested, straight: Straight) -> Ingested:
         connection.run("SAVEPOINT straight")

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from dispatcher.errors import StoreUnavailable
 from dispatcher.logs import logger
-from dispatcher.store.sqlite.connection import Writer, version_of
+from dispatcher.store.sqlite.connection import version_of
 from dispatcher.store.sqlite.inotify import Writes
+from dispatcher.store.sqlite.writer import Writer
 
 log = logger("dispatcher.store")
 
