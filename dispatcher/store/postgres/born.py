@@ -4,7 +4,7 @@ What it makes is what storing, fanning out and claiming would have made; whateve
 """
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from time import monotonic
 from typing import Any
 
@@ -23,9 +23,8 @@ from dispatcher.store.tables import FANNED_OUT, QUIET, Tables
 #: The years whose moments every driver reads, with a day to spare at either end.
 _YEARS = range(2, 9999)
 
-_RESULT = """well boolean, looked_s float8, tenant text, id text, event_row bigint, created_at timestamptz,
-             "timestamp" timestamptz, row_id bigint, endpoint_row bigint, version int, body_profile text,
-             destination_row bigint"""
+_RESULT = """looked_s float8, stored_at timestamptz, new_ids text[], new_rows bigint[], row_id bigint, event_row bigint,
+             endpoint_row bigint, version int, body_profile text, destination_row bigint"""
 
 
 class Born:
@@ -47,21 +46,25 @@ class Born:
             WHERE {CLAIMABLE} AND d.endpoint_row >= e.row_id AND d.endpoint_row <= e.row_id
             ORDER BY d.endpoint_row, d.fresh, d.row_id LIMIT 1
         """
+        # What waits for the endpoint already, or in the queue, goes first. The queue is looked at in the order of its
+        # index, which lets go of what is dead as soon as nobody can see it.
         match = f"""
-            SELECT DISTINCT p.id, e.row_id, e.destination_row,
-                   e.status = 'enabled' AND e.rate_limit IS NULL AND NOT EXISTS ({waits}) AS plain
-            FROM unnest(of_ids, of_tenants, patterns) AS p(id, tenant, pattern)
-            JOIN {name("subscriptions")} s ON s.tenant = p.tenant AND s.pattern = p.pattern AND s.job_id = ''
-            JOIN {name("endpoints")} e ON e.row_id = s.endpoint_row
+            SELECT p.no, e.row_id, e.tenant, e.version, {frozen} AS profile, e.destination_row,
+                   LEAST(COALESCE(e.max_in_flight, endpoint_cap), s.ramp, floor(s.takes)::int) AS room,
+                   e.status = 'enabled' AND e.rate_limit IS NULL
+                   AND (s.paused_until IS NULL OR s.paused_until <= at_time) AND NOT EXISTS ({waits})
+                   AND NOT EXISTS (SELECT FROM {name("fanout_queue")} ORDER BY tenant, event_row LIMIT 1) AS plain
+            FROM unnest(of_events, of_tenants, patterns) AS p(no, tenant, pattern)
+            JOIN {name("subscriptions")} b ON b.tenant = p.tenant AND b.pattern = p.pattern AND b.job_id = ''
+            JOIN {name("endpoints")} e ON e.row_id = b.endpoint_row
+            LEFT JOIN {name("endpoint_state")} s ON s.endpoint_row = e.row_id
             WHERE e.status IN ('enabled', 'paused') AND e.deleted_at IS NULL
               AND (e.expires_at IS NULL OR e.expires_at > at_time)
         """
-        # In the order of its index, which lets go of what is dead as soon as nobody can see it.
-        queued = f"SELECT FROM {name('fanout_queue')} ORDER BY tenant, event_row LIMIT 1"
-        # One that is well, so that what comes of an attempt needs no note.
+        # Those that are well, so that what comes of an attempt needs no note.
         lock = f"""
-            SELECT FROM {name("destinations")}
-            WHERE row_id = ANY(homes) AND verified_at IS NOT NULL AND ramp IS NULL AND failures_in_row = 0
+            {name("destinations")}
+            WHERE row_id = homes[i] AND verified_at IS NOT NULL AND ramp IS NULL AND failures_in_row = 0
               AND (paused_until IS NULL OR paused_until <= at_time)
             FOR NO KEY UPDATE SKIP LOCKED
         """
@@ -75,95 +78,127 @@ class Born:
         crowded = f"""
             SELECT FROM (
                 SELECT row_id, n FROM unnest(flying, flying_n) AS f(row_id, n)
-                UNION ALL SELECT row_id, 1 FROM unnest(sent_to) AS s(row_id)
+                UNION ALL SELECT row_id, n FROM unnest(endpoints, wanted) AS w(row_id, n)
             ) f JOIN {name("endpoints")} e ON e.row_id = f.row_id
             WHERE e.destination_row = ANY(homes) GROUP BY e.destination_row HAVING sum(f.n) > destination_cap
         """
-        # All or nothing: where one endpoint has no room, or our lease has ended, no event is stored.
         store = f"""
-            WITH open AS MATERIALIZED (
-                SELECT e.row_id, e.tenant, e.version, {frozen} AS profile, e.destination_row
-                FROM (SELECT row_id, count(*)::int AS n FROM unnest(sent_to) AS c(row_id) GROUP BY row_id) c
-                JOIN {name("endpoints")} e ON e.row_id = c.row_id
-                LEFT JOIN {name("endpoint_state")} s ON s.endpoint_row = e.row_id
-                WHERE e.status = 'enabled' AND e.deleted_at IS NULL AND e.rate_limit IS NULL
-                  AND e.destination_row = ANY(homes) AND (s.paused_until IS NULL OR s.paused_until <= at_time)
-                  AND c.n <= LEAST(COALESCE(e.max_in_flight, endpoint_cap), s.ramp, floor(s.takes)::int)
-                             - COALESCE(flying_n[array_position(flying, e.row_id)], 0)
-            ),
-            good AS MATERIALIZED (
-                SELECT true FROM open
-                HAVING count(*) = (SELECT count(DISTINCT row_id) FROM unnest(sent_to) AS c(row_id))
-                   AND EXISTS (SELECT FROM {name("dispatchers")} me
-                               WHERE me.row_id = claimer AND me.leased_until > at_time)
-            ),
-            stored AS (
-                INSERT INTO {name("events")} (id, tenant, type, data, kind, timestamp, traceparent, created_at)
-                SELECT e.id, e.tenant, e.type, e.data, e.kind, COALESCE(e.at, at_time), e.traceparent, at_time
-                FROM good CROSS JOIN unnest(ids, tenants, types, datas, kinds, moments, traceparents)
-                     AS e(id, tenant, type, data, kind, at, traceparent)
-                ON CONFLICT (tenant, id) DO NOTHING RETURNING tenant, id, row_id, created_at, timestamp
-            ),
-            born AS (
-                INSERT INTO {name("deliveries")}
-                    (event_row, endpoint_row, tenant, state, attempts, dispatcher_row, body_profile, created_at,
-                     updated_at)
-                SELECT stored.row_id, open.row_id, stored.tenant, 'sending', 1, claimer, open.profile, at_time, at_time
-                FROM stored JOIN unnest(sent_ids, sent_to) AS s(id, row_id) ON s.id = stored.id
-                JOIN open ON open.row_id = s.row_id AND open.tenant = stored.tenant
-                ORDER BY stored.row_id
-                RETURNING row_id, event_row, endpoint_row
-            )
-            SELECT true, looked_s, stored.tenant, stored.id, stored.row_id, stored.created_at, stored.timestamp,
-                   born.row_id, born.endpoint_row, open.version, open.profile, open.destination_row
-            FROM good LEFT JOIN stored ON true
-            LEFT JOIN born ON born.event_row = stored.row_id
-            LEFT JOIN open ON open.row_id = born.endpoint_row
-            ORDER BY stored.row_id, born.row_id
+            INSERT INTO {name("events")} (id, tenant, type, data, kind, timestamp, traceparent, created_at)
+            SELECT e.id, e.tenant, e.type, e.data, e.kind, COALESCE(e.at, at_time), e.traceparent, at_time
+            FROM unnest(ids, tenants, types, datas, kinds, moments, traceparents)
+                 AS e(id, tenant, type, data, kind, at, traceparent)
+            WHERE EXISTS (SELECT FROM {name("dispatchers")} me
+                          WHERE me.row_id = claimer AND me.leased_until > at_time)
+            ON CONFLICT (tenant, id) DO NOTHING RETURNING row_id, id
+        """
+        bear = f"""
+            INSERT INTO {name("deliveries")}
+                (event_row, endpoint_row, tenant, state, attempts, dispatcher_row, body_profile, created_at, updated_at)
+            SELECT b.event_row, endpoints[b.place], in_tenants[b.place], 'sending', 1, claimer, profiles[b.place],
+                   at_time, at_time
+            FROM unnest(born_of, born_for) AS b(event_row, place)
+            RETURNING looked_s, at_time, new_ids, new_rows, row_id, event_row, endpoint_row,
+                      versions[array_position(endpoints, endpoint_row)], body_profile,
+                      homes[array_position(endpoints, endpoint_row)]
         """
         # The destinations are locked as by a claim, and what is in flight is counted when they are. Before that nothing
-        # is written, so what is not plain costs these looks alone.
+        # is written, so what is not plain costs these looks alone. Small statements and loops: for the few rows that
+        # there are, setting up the plan of a statement costs more than running it.
         self.setup = f"""
             CREATE OR REPLACE FUNCTION pg_temp.dispatcher_bear(
                 ids text[], tenants text[], types text[], datas text[], kinds text[], moments timestamptz[],
-                traceparents text[], given_time timestamptz, of_ids text[], of_tenants text[], patterns text[],
+                traceparents text[], given_time timestamptz, of_events int[], of_tenants text[], patterns text[],
                 most int, endpoint_cap int, destination_cap int, slots int, claimer bigint,
                 ended_rows bigint[], ended_attempts int[], event_source text)
-            RETURNS SETOF record LANGUAGE plpgsql AS $body$
+            RETURNS SETOF record LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan AS $body$
             DECLARE
                 began timestamptz := clock_timestamp(); at_time timestamptz := COALESCE(given_time, began);
-                sent_ids text[]; sent_to bigint[]; homes bigint[]; plain boolean; looked_s float8;
-                flying bigint[]; flying_n int[]; flying_all int; flying_mine int;
+                looked_s float8; found_one record; place int; number int;
+                -- By place: an endpoint, its fields, and how many it is sent.
+                endpoints bigint[] := '{{}}'; in_tenants text[]; versions int[]; profiles text[]; homes bigint[];
+                rooms int[]; wanted int[];
+                -- What is sent: an event, by its number, to an endpoint, by its place.
+                sent int[] := '{{}}'; sent_to int[] := '{{}}';
+                flying bigint[]; flying_n int[]; flying_all int := 0; flying_mine int := 0;
+                new_ids text[] := '{{}}'; new_rows bigint[] := '{{}}'; born_of bigint[]; born_for int[];
             BEGIN
                 <<plainly>> BEGIN
-                    SELECT COALESCE(array_agg(m.id), '{{}}'), COALESCE(array_agg(m.row_id), '{{}}'),
-                           COALESCE(array_agg(DISTINCT m.destination_row), '{{}}'),
-                           COALESCE(bool_and(m.plain), true) AND count(*) <= most AND NOT EXISTS ({queued})
-                           AND NOT EXISTS (SELECT FROM {name("endpoints")} WHERE catch_up)
-                    INTO sent_ids, sent_to, homes, plain FROM ({match}) m;
+                    FOR found_one IN {match} LOOP
+                        EXIT plainly WHEN NOT found_one.plain;
+                        place := array_position(endpoints, found_one.row_id);
+                        IF place IS NULL THEN
+                            endpoints := endpoints || found_one.row_id;
+                            in_tenants := in_tenants || found_one.tenant;
+                            versions := versions || found_one.version;
+                            profiles := profiles || found_one.profile;
+                            homes := homes || found_one.destination_row;
+                            rooms := rooms || found_one.room;
+                            wanted := wanted || 0;
+                            place := cardinality(endpoints);
+                        ELSE
+                            -- It may match by several patterns.
+                            FOR i IN 1..cardinality(sent) LOOP
+                                IF sent[i] = found_one.no AND sent_to[i] = place THEN
+                                    place := NULL;
+                                    EXIT;
+                                END IF;
+                            END LOOP;
+                            CONTINUE WHEN place IS NULL;
+                        END IF;
+                        wanted[place] := wanted[place] + 1;
+                        sent := sent || found_one.no;
+                        sent_to := sent_to || place;
+                    END LOOP;
                     looked_s := extract(epoch FROM clock_timestamp() - began);
-                    EXIT plainly WHEN NOT plain;
-                    IF cardinality(homes) > 0 THEN
-                        SELECT count(*) = cardinality(homes) INTO plain FROM ({lock}) held;
-                        EXIT plainly WHEN NOT plain;
-                        began := clock_timestamp(); at_time := COALESCE(given_time, began);
-                        SELECT array_agg(f.endpoint_row), array_agg(f.n), COALESCE(sum(f.n), 0),
-                               COALESCE(sum(f.mine), 0)
-                        INTO flying, flying_n, flying_all, flying_mine FROM ({flight}) f;
+                    EXIT plainly WHEN cardinality(sent) > most;
+                    IF cardinality(endpoints) > 0 THEN
+                        FOR i IN 1..cardinality(homes) LOOP
+                            CONTINUE WHEN homes[i] = ANY(homes[:i - 1]);
+                            PERFORM FROM {lock};
+                            EXIT plainly WHEN NOT FOUND;
+                        END LOOP;
+                        began := clock_timestamp();
+                        at_time := COALESCE(given_time, began);
+                        FOR found_one IN {flight} LOOP
+                            flying := flying || found_one.endpoint_row;
+                            flying_n := flying_n || found_one.n;
+                            flying_all := flying_all + found_one.n;
+                            flying_mine := flying_mine + found_one.mine;
+                            place := array_position(endpoints, found_one.endpoint_row);
+                            IF place IS NOT NULL THEN
+                                rooms[place] := rooms[place] - found_one.n;
+                            END IF;
+                        END LOOP;
                         looked_s := looked_s + extract(epoch FROM clock_timestamp() - began);
-                        EXIT plainly WHEN slots - flying_mine - cardinality(sent_to) < slots / {KEPT_ONE_IN};
-                        IF flying_all + cardinality(sent_to) > destination_cap THEN
+                        FOR i IN 1..cardinality(endpoints) LOOP
+                            EXIT plainly WHEN wanted[i] > rooms[i];
+                        END LOOP;
+                        EXIT plainly WHEN slots - flying_mine - cardinality(sent) < slots / {KEPT_ONE_IN};
+                        IF flying_all + cardinality(sent) > destination_cap THEN
                             EXIT plainly WHEN EXISTS ({crowded});
                         END IF;
                     END IF;
                     PERFORM set_config('{QUIET}', '{FANNED_OUT}', true);
-                    RETURN QUERY {store};
+                    FOR found_one IN {store} LOOP
+                        new_ids := new_ids || found_one.id;
+                        new_rows := new_rows || found_one.row_id;
+                        number := array_position(ids, found_one.id);
+                        FOR i IN 1..cardinality(sent) LOOP
+                            IF sent[i] = number THEN
+                                born_of := born_of || found_one.row_id;
+                                born_for := born_for || sent_to[i];
+                            END IF;
+                        END LOOP;
+                    END LOOP;
+                    EXIT plainly WHEN cardinality(new_rows) = 0;
+                    RETURN QUERY {bear};
                     IF FOUND THEN
                         RETURN;
                     END IF;
                 END;
-                RETURN QUERY SELECT false, looked_s, NULL::text, NULL::text, NULL::bigint, NULL::timestamptz,
-                                    NULL::timestamptz, NULL::bigint, NULL::bigint, NULL::int, NULL::text, NULL::bigint;
+                looked_s := COALESCE(looked_s, extract(epoch FROM clock_timestamp() - began));
+                RETURN QUERY SELECT looked_s, at_time, new_ids, new_rows, NULL::bigint, NULL::bigint, NULL::bigint,
+                                    NULL::int, NULL::text, NULL::bigint;
             END $body$
         """
         self._bear = f"""
@@ -182,7 +217,11 @@ class Born:
         events = in_order(groups)
         if monotonic() < self._rests_until or not _plain(events) or not independent(groups):
             return None
-        wanted = [(event, pattern) for event in events for pattern in patterns_for(event.type)]
+        wanted = [
+            (number, event.tenant, pattern)
+            for number, event in enumerate(events, 1)
+            for pattern in patterns_for(event.type)
+        ]
         rows = await driver.fetch(
             self._bear,
             [event.id for event in events],
@@ -193,9 +232,9 @@ class Born:
             [event.timestamp for event in events],
             [event.traceparent for event in events],
             now,
-            [event.id for event, _ in wanted],
-            [event.tenant for event, _ in wanted],
-            [pattern for _, pattern in wanted],
+            [number for number, _, _ in wanted],
+            [tenant for _, tenant, _ in wanted],
+            [pattern for _, _, pattern in wanted],
             straight.most,
             self._limits.per_endpoint,
             self._limits.per_destination,
@@ -205,18 +244,17 @@ class Born:
             [attempt for _, attempt in straight.ended],
             self._source,
         )
-        well, looked_s = rows[0][:2]
+        looked_s, stored_at, new_ids, new = rows[0][:4]
         if looked_s >= DEAR_S:
             # A claim can begin behind what is dead there.
             self._rests_until = monotonic() + REST * looked_s
-        if not well:
+        if not new:
             return None
-        sent = {event.key: event for event in events}
-        stored = {(row[2], row[3]): row for row in rows if row[4] is not None}
-        new = [row[4] for row in stored.values()]
-        claimed = [_claimed(row, sent[row[2], row[3]], dispatcher_row) for row in rows if row[7] is not None]
+        by_id = {event.id: event for event in events}
+        by_row = {row: by_id[event_id] for row, event_id in zip(new, new_ids, strict=True)}
+        claimed = [_claimed(row[4:], by_row[row[5]], dispatcher_row, stored_at) for row in rows if row[4] is not None]
         return Ingested(
-            await self._ingest.answers(driver, groups, {key: row[5] for key, row in stored.items()}),
+            await self._ingest.answers(driver, groups, {event.key: stored_at for event in by_row.values()}),
             new,
             FannedOut(len(new), len(claimed), rows=frozenset(new)),
             ClaimedBatch(claimed) if claimed else None,
@@ -225,16 +263,17 @@ class Born:
 
 def _plain(events: Sequence[NewEvent]) -> bool:
     """Whether these may be born in flight, for all that can be said without the database."""
-    return len({event.key for event in events}) == len(events) and all(
+    return len({event.id for event in events}) == len(events) and all(
         event.job_id is None and (event.timestamp is None or event.timestamp.year in _YEARS) for event in events
     )
 
 
-def _claimed(row: Sequence[Any], event: NewEvent, dispatcher_row: int) -> Claimed:
+def _claimed(row: Sequence[Any], event: NewEvent, dispatcher_row: int, stored_at: datetime) -> Claimed:
+    delivery_row, _, endpoint_row, version, body_profile, destination_row = row
     return Claimed(
-        delivery_row=row[7],
-        endpoint_row=row[8],
-        endpoint_version=row[9],
+        delivery_row=delivery_row,
+        endpoint_row=endpoint_row,
+        endpoint_version=version,
         dispatcher_row=dispatcher_row,
         attempt=1,
         failures=0,
@@ -244,13 +283,14 @@ def _claimed(row: Sequence[Any], event: NewEvent, dispatcher_row: int) -> Claime
         previous_sequence=None,
         late=False,
         replay=False,
-        body_profile=row[10],
+        body_profile=body_profile,
         event_id=event.id,
         event_type=event.type,
         job_id=None,
-        timestamp=row[6],
-        created_at=row[5],
+        # As the database would say it.
+        timestamp=stored_at if event.timestamp is None else event.timestamp.astimezone(UTC),
+        created_at=stored_at,
         traceparent=event.traceparent,
         data=event.data,
-        destination_row=row[11],
+        destination_row=destination_row,
     )
