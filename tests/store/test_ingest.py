@@ -117,7 +117,6 @@ async def test_what_waited_goes_first(store: HotStore, outpost: Outpost) -> None
 
 
 async def test_what_others_took_the_place_of_is_said_to_wait(store: HotStore, outpost: Outpost) -> None:
-    await outpost.endpoint()
     await outpost.publish(*["job.step"] * 5, tenant="acme")
     done = await store.ingest([[event() for _ in range(20)]], GO)
     assert done.fanned_out is not None

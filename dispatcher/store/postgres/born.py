@@ -35,25 +35,26 @@ class Born:
         self._limits = limits
         self._ingest = ingest
         self._source = source
+        self._dear = False
         self._rests_until = 0.0
         # The same as `frozen_profile`.
         with_source = ", ".join(f"'{profile}'" for profile in WITH_SOURCE)
         frozen = f"""CASE WHEN e.profile IN ({with_source})
                             THEN e.profile || '{SOURCE_MARK}' || event_source ELSE e.profile END"""
-        # By its own index, in whose order what waits comes first: never through all that an endpoint was sent.
+        # What waits for the endpoint already, or in the queue, goes first. Each is looked for by its own index, since an
+        # order is asked for: not through all that the endpoint was ever sent, nor through all that is dead.
         waits = f"""
-            SELECT FROM {name("deliveries")} d
+            SELECT d.row_id FROM {name("deliveries")} d
             WHERE {CLAIMABLE} AND d.endpoint_row >= e.row_id AND d.endpoint_row <= e.row_id
             ORDER BY d.endpoint_row, d.fresh, d.row_id LIMIT 1
         """
-        # What waits for the endpoint already, or in the queue, goes first. The queue is looked at in the order of its
-        # index, which lets go of what is dead as soon as nobody can see it.
+        queued = f"SELECT event_row FROM {name('fanout_queue')} ORDER BY tenant, event_row LIMIT 1"
         match = f"""
             SELECT p.no, e.row_id, e.tenant, e.version, {frozen} AS profile, e.destination_row,
                    LEAST(COALESCE(e.max_in_flight, endpoint_cap), s.ramp, floor(s.takes)::int) AS room,
                    e.status = 'enabled' AND e.rate_limit IS NULL
-                   AND (s.paused_until IS NULL OR s.paused_until <= at_time) AND NOT EXISTS ({waits})
-                   AND NOT EXISTS (SELECT FROM {name("fanout_queue")} ORDER BY tenant, event_row LIMIT 1) AS plain
+                   AND (s.paused_until IS NULL OR s.paused_until <= at_time) AND ({waits}) IS NULL
+                   AND ({queued}) IS NULL AS plain
             FROM unnest(of_events, of_tenants, patterns) AS p(no, tenant, pattern)
             JOIN {name("subscriptions")} b ON b.tenant = p.tenant AND b.pattern = p.pattern AND b.job_id = ''
             JOIN {name("endpoints")} e ON e.row_id = b.endpoint_row
@@ -103,14 +104,16 @@ class Born:
         """
         # The destinations are locked as by a claim, and what is in flight is counted when they are. Before that nothing
         # is written, so what is not plain costs these looks alone. Small statements and loops: for the few rows that
-        # there are, setting up the plan of a statement costs more than running it.
+        # there are, setting up the plan of a statement costs more than running it. Each is planned once, perhaps while
+        # the tables are small.
         self.setup = f"""
             CREATE OR REPLACE FUNCTION pg_temp.dispatcher_bear(
                 ids text[], tenants text[], types text[], datas text[], kinds text[], moments timestamptz[],
                 traceparents text[], given_time timestamptz, of_events int[], of_tenants text[], patterns text[],
                 most int, endpoint_cap int, destination_cap int, slots int, claimer bigint,
                 ended_rows bigint[], ended_attempts int[], event_source text)
-            RETURNS SETOF record LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan AS $body$
+            RETURNS SETOF record LANGUAGE plpgsql
+            SET plan_cache_mode = force_generic_plan SET enable_seqscan = off AS $body$
             DECLARE
                 began timestamptz := clock_timestamp(); at_time timestamptz := COALESCE(given_time, began);
                 looked_s float8; found_one record; place int; number int;
@@ -177,6 +180,8 @@ class Born:
                         IF flying_all + cardinality(sent) > destination_cap THEN
                             EXIT plainly WHEN EXISTS ({crowded});
                         END IF;
+                    ELSE
+                        EXIT plainly WHEN ({queued}) IS NOT NULL;
                     END IF;
                     PERFORM set_config('{QUIET}', '{FANNED_OUT}', true);
                     FOR found_one IN {store} LOOP
@@ -245,8 +250,9 @@ class Born:
             self._source,
         )
         looked_s, stored_at, new_ids, new = rows[0][:4]
-        if looked_s >= DEAR_S:
-            # A claim can begin behind what is dead there.
+        dear, self._dear = self._dear, looked_s >= DEAR_S
+        if dear and self._dear:
+            # Not once, by chance. The ordinary statements can begin behind what is dead there.
             self._rests_until = monotonic() + REST * looked_s
         if not new:
             return None
