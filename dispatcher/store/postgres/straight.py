@@ -78,6 +78,9 @@ class GoingStraight:
             try:
                 born = await self._born.run(driver, groups, straight, dispatcher_row, now)
                 if born is not None:
+                    if born.claimed is not None:
+                        # What is in flight was no less seen off for that.
+                        self._claim.looks.left(len(born.claimed.deliveries))
                     return born, ()
                 done = await committed(driver, work)
                 return done, self._fan_out.committed()
