@@ -41,7 +41,7 @@ class Born:
         with_source = ", ".join(f"'{profile}'" for profile in WITH_SOURCE)
         frozen = f"""CASE WHEN e.profile IN ({with_source})
                             THEN e.profile || '{SOURCE_MARK}' || event_source ELSE e.profile END"""
-        # What waits for the endpoint already, or in the queue, goes first. Each is looked for by its own index, since an
+        # What waits for the endpoint, or in the queue, goes first. Each is looked for by its own index, since its
         # order is asked for: not through all that the endpoint was ever sent, nor through all that is dead.
         waits = f"""
             SELECT d.row_id FROM {name("deliveries")} d
