@@ -1,6 +1,5 @@
 """Born in flight on PostgreSQL: over random set-ups it comes to what storing, fanning out and claiming come to."""
 
-import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -47,12 +46,11 @@ def _scene(seed: int, now: datetime) -> Scene:
     dice, scene = Random(seed), Scene()
     count = dice.randint(1, 3)
     for number in range(count):
-        own = number == 0
         scene.endpoints.append(
             {
                 "url": f"http://127.0.0.{dice.choice((1, 1, 2))}:8000/{number}",
                 "row_id": 1000 + number,
-                "tenant": "default" if own else dice.choice(("default", "acme")),
+                "tenant": "default" if number == 0 else dice.choice(("default", "acme")),
                 "event_types": dice.choice((("*",), ("job.step",), ("job.*", "job.step"), ("quiet", "job.*"))),
                 "profile": dice.choice((Profile.STANDARD, Profile.CLOUDEVENTS)),
                 "ordered": dice.random() < 0.5,
@@ -197,13 +195,13 @@ async def _publish(scene: Scene, outpost: Outpost) -> Came:
         done = await store.ingest(scene.groups, Straight(20, scene.ended))
         events = {row.row_id: row.id for row in await outpost.rows("events")}
         rows = {row.row_id: (events[row.event_row], row.tenant, row.endpoint_row) for row in await outpost.deliveries()}
-        tables = {
-            table: sorted(map(repr, map(tuple, await outpost.rows(table, *_key(table)))))
+        tables: dict[str, list[object]] = {
+            table: [*sorted(map(repr, map(tuple, await outpost.rows(table, *_key(table)))))]
             for table in ("fanout_queue", "jobs", "endpoint_state", "destinations")
         }
         tables["events"] = [tuple(row)[1:] for row in await outpost.rows("events", "tenant", "id")]
         # Which row is whose is nobody's business.
-        tables["deliveries"] = sorted(repr((rows[row.row_id], tuple(row)[2:])) for row in await outpost.deliveries())
+        tables["deliveries"] = [*sorted(repr((rows[row.row_id], tuple(row)[2:])) for row in await outpost.deliveries())]
         # Numbers of rows that a statement gave up are never given out again.
         return Came(
             [answer if not isinstance(answer, Exception) else type(answer) for answer in done.answers],
@@ -220,7 +218,7 @@ def _key(table: str) -> tuple[str, ...]:
     return {"fanout_queue": ("event_row",), "endpoint_state": ("endpoint_row",)}.get(table, ("row_id",))
 
 
-@pytest.mark.parametrize("chunk", range(int(os.environ.get("CHUNKS", "3"))))
+@pytest.mark.parametrize("chunk", range(3))
 async def test_being_born_in_flight_comes_to_the_same_as_the_ordinary_way(
     postgres_outpost: Outpost, monkeypatch: pytest.MonkeyPatch, born: list[bool], chunk: int
 ) -> None:
