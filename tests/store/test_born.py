@@ -151,3 +151,27 @@ async def _read(outpost: Outpost, store: HotStore) -> int:
     )
     async with outpost.database.read() as connection:
         return int((await connection.execute(asked)).scalar_one())
+
+
+async def test_there_must_be_room_for_all_and_what_has_ended_takes_none(
+    postgres_outpost: Outpost, born: list[bool]
+) -> None:
+    endpoint = await verified(postgres_outpost, max_in_flight=3)
+    async with postgres_outpost.store() as store:
+        (first,) = claimed(await store.ingest([[event()]], GO))
+        await postgres_outpost.change("endpoint_state", endpoint, takes=1.5)
+        over = Straight(50, [(first.delivery_row, first.attempt)])
+        (second,) = claimed(await store.ingest([[event()]], over))
+        assert not claimed(await store.ingest([[event()]], over))
+        assert born == [True, True, False]
+        await postgres_outpost.change("endpoint_state", endpoint, takes=None)
+        (third,) = claimed(await store.ingest([[event()]], Straight(1, [(first.delivery_row, first.attempt)])))
+        assert len({first.delivery_row, second.delivery_row, third.delivery_row}) == 3
+
+
+async def test_no_more_are_born_than_may_be_claimed(postgres_outpost: Outpost, born: list[bool]) -> None:
+    await verified(postgres_outpost)
+    async with postgres_outpost.store() as store:
+        done = await store.ingest([[event(), event()]], Straight(1, ()))
+    assert born == [False]
+    assert len(claimed(done)) == 1
