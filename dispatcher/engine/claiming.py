@@ -81,6 +81,9 @@ class Claiming:
         #: Room that a claim under way may fill, this loop's and one beside a publisher's events.
         self._asked = 0
         self._lent = 0
+        self._returned = asyncio.Event()
+        #: Whether the last claim left as much as it took: the next one follows at once.
+        self._rushing = False
         self._releasing: asyncio.Task[None] | None = None
         self._stopping = False
 
@@ -122,6 +125,16 @@ class Claiming:
             # The pass that waits just now waits for something later.
             self._look_for_due_at = due_at
             self._pulse.ring()
+
+    async def between_claims(self, seconds: float) -> None:
+        """Returns when the claim under way has; after so long at most, and at once where others follow it."""
+        if not self._asked or self._rushing:
+            return
+        try:
+            async with asyncio.timeout(seconds):
+                await self._returned.wait()
+        except TimeoutError:
+            return
 
     def lend(self, most: int) -> Straight | None:
         """Room for attempts that a transaction of somebody else's claims: `returned` or `doubt` ends it.
@@ -182,11 +195,14 @@ class Claiming:
             return self._poll_interval_s
         # Before the first wait: nothing of it is lent meanwhile.
         self._asked = limit = min(free, self._batch)
+        self._returned.clear()
         try:
             made = await self._make_due()
             batch = await patiently("claim", lambda: self._claim(limit, unrecorded), enough=lambda: self._stopping)
         finally:
             self._asked = 0
+            self._returned.set()
+        self._rushing = batch.limited
         too_late = batch.limited and not self._lively
         self._starved = batch.starved
         if self._stopping:

@@ -16,6 +16,8 @@ from dispatcher.store.ingest import Ingested, Straight
 EVENTS = 20
 #: The most deliveries that it claims.
 DELIVERIES = 50
+#: How long a publisher waits for the claim that is under way, in seconds.
+CLAIM_S = 0.02
 
 
 class StraightWay:
@@ -32,11 +34,15 @@ class StraightWay:
         """What may be claimed along with so many events; null where others should see them, or they must wait."""
         if events > EVENTS or not await self._fanning.take_turn():
             return None
-        straight = self._claiming.lend(DELIVERIES)
-        if straight is None:
-            self._fanning.end_turn()
-        else:
-            self._fans_out = True
+        self._fans_out = True
+        straight: Straight | None = None
+        try:
+            # What goes through the queue has that loop claim again, just when the next publisher comes.
+            await self._claiming.between_claims(CLAIM_S)
+            straight = self._claiming.lend(DELIVERIES)
+        finally:
+            if straight is None:
+                self._end_turn()
         return straight
 
     def committed(self, done: Ingested) -> None:

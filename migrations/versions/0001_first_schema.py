@@ -5,7 +5,7 @@ from alembic import op
 
 from dispatcher.store.columns import RowId, UtcTime
 from dispatcher.store.partitions import create_default_partition
-from dispatcher.store.tables import QUIET, DatabaseNow, RandomEventId, Tables
+from dispatcher.store.tables import FANNED_OUT, QUIET, DatabaseNow, RandomEventId, Tables
 
 revision = "0001"
 down_revision = None
@@ -709,7 +709,8 @@ def vacuum_early_on_postgresql(ours: Tables) -> None:
 
 
 def feed_the_queue_on_postgresql(ours: Tables) -> None:
-    """One queue row per event, and a NOTIFY unless a dispatcher is busy anyway, or publishes them itself.
+    """One queue row per event, and a NOTIFY unless a dispatcher is busy anyway, or publishes them itself; nothing for
+    events whose deliveries the same statement makes.
 
     The function runs with its owner's rights, so that a producer needs none on the queue; and it names
     everything in full, since its search path is empty.
@@ -725,6 +726,9 @@ def feed_the_queue_on_postgresql(ours: Tables) -> None:
         CREATE FUNCTION {full("queue_events")}() RETURNS trigger
         LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $body$
         BEGIN
+            IF pg_catalog.current_setting('{QUIET}', true) = '{FANNED_OUT}' THEN
+                RETURN NULL;
+            END IF;
             INSERT INTO {full("fanout_queue")} (tenant, event_row) SELECT tenant, row_id FROM new_events;
             IF pg_catalog.current_setting('{QUIET}', true) = 'on' THEN
                 RETURN NULL;

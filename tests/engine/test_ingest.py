@@ -11,6 +11,7 @@ import pytest
 from aiohttp import web
 
 from dispatcher.engine import fanning
+from dispatcher.engine import straight as straight_way
 from dispatcher.engine.claiming import Claiming
 from dispatcher.engine.ingest import ByTheQueue, Ingest
 from dispatcher.engine.pulse import Pulse
@@ -210,6 +211,56 @@ async def test_a_publisher_waits_for_a_short_fan_out_and_for_no_long_one(
         await receiver.wait_for(1)
         await dispatcher.until_idle()
     assert bool(asked) is straight
+
+
+@pytest.mark.parametrize(
+    ("patience_s", "follows", "straight"),
+    [
+        pytest.param(PATIENCE_S, False, True, id="a short one"),
+        pytest.param(0.0, False, False, id="a long one"),
+        pytest.param(PATIENCE_S, True, False, id="one that others follow"),
+    ],
+)
+async def test_a_publisher_waits_for_a_short_claim_that_no_other_follows(
+    outpost: Outpost,
+    receiver: Receiver,
+    monkeypatch: pytest.MonkeyPatch,
+    patience_s: float,
+    follows: bool,
+    straight: bool,
+) -> None:
+    await outpost.endpoint(receiver.url("/hook"))
+    monkeypatch.setattr(straight_way, "CLAIM_S", patience_s)
+    lent: list[Straight | None] = []
+    lend, claim = Claiming.lend, Claiming._claim
+    begun, gate = asyncio.Event(), asyncio.Event()
+
+    def noted(claiming: Claiming, most: int) -> Straight | None:
+        lent.append(lend(claiming, most))
+        return lent[-1]
+
+    async def held(claiming: Claiming, limit: int, unrecorded: Sequence[tuple[int, int]]) -> ClaimedBatch:
+        claiming._rushing = follows
+        begun.set()
+        await gate.wait()
+        return await claim(claiming, limit, unrecorded)
+
+    async with outpost.dispatcher(poll_interval=timedelta(hours=1)) as dispatcher, asyncio.timeout(PATIENCE_S):
+        await dispatcher.until_idle()
+        monkeypatch.setattr(Claiming, "lend", noted)
+        monkeypatch.setattr(Claiming, "_claim", held)
+        assert dispatcher._running is not None
+        dispatcher._running._claimable.ring()
+        await begun.wait()
+        publishing = asyncio.ensure_future(dispatcher.ingest.publish([event()]))
+        if not straight:
+            await publishing
+        assert publishing.done() is not straight
+        gate.set()
+        await publishing
+        await receiver.wait_for(1)
+        await dispatcher.until_idle()
+    assert [one is not None for one in lent] == [straight]
 
 
 async def test_order_holds_over_publishers_at_once_beside_a_producer_s_own(

@@ -79,7 +79,7 @@ class Ingest:
             rows = await driver.fetch(self._insert, *_columns(groups), now)
         except asyncpg.LockNotAvailableError as error:
             raise Held from error
-        return await self._answers(driver, groups, {row[:2]: row[2] for row in rows}), [row[3] for row in rows]
+        return await self.answers(driver, groups, {row[:2]: row[2] for row in rows}), [row[3] for row in rows]
 
     async def together_and_take(
         self, driver: Driver, groups: Sequence[Group], now: datetime | None, taking: Sequence[object]
@@ -90,9 +90,10 @@ class Ingest:
         rows = await driver.fetch(self._store_and_take, *_columns(groups), now, *taking)
         tenants, ids, moments, new = (column or () for column in rows[0][:4])
         created = dict(zip(zip(tenants, ids, strict=True), moments, strict=True))
-        return await self._answers(driver, groups, created), list(new), [row[4:] for row in rows]
+        return await self.answers(driver, groups, created), list(new), [row[4:] for row in rows]
 
-    async def _answers(self, driver: Driver, groups: Sequence[Group], created: Mapping[Key, datetime]) -> list[Answer]:
+    async def answers(self, driver: Driver, groups: Sequence[Group], created: Mapping[Key, datetime]) -> list[Answer]:
+        """What each group comes to, given what was inserted and when. Raises `Apart`."""
         events = in_order(groups)
         there: dict[Key, Stored] = {}
         if len(created) < len(events):

@@ -3,9 +3,6 @@
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
-import asyncpg
-
-from dispatcher.logs import logger
 from dispatcher.rules.kinds import EventKinds
 from dispatcher.settings import Settings
 from dispatcher.store.database import COLD_LIMIT_S, Database
@@ -20,19 +17,17 @@ from dispatcher.store.hot import (
     Recorded,
     statement_limit_s,
 )
-from dispatcher.store.ingest import STRAIGHT_BEHIND, Apart, Group, Held, Ingested, Straight, independent
+from dispatcher.store.ingest import Apart, Group, Held, Ingested, Straight, independent
 from dispatcher.store.postgres.claim import Claim
-from dispatcher.store.postgres.connection import OUTAGES, Driver, Role, committed
+from dispatcher.store.postgres.connection import Driver, Role
 from dispatcher.store.postgres.fan_out import FanOut
 from dispatcher.store.postgres.ingest import LOCK_MS, REFUSALS, Ingest
 from dispatcher.store.postgres.looking import UNSEEN_S
 from dispatcher.store.postgres.marks import CameBack, Looks
 from dispatcher.store.postgres.progress import took_its_place
 from dispatcher.store.postgres.record import Record, all_well
+from dispatcher.store.postgres.straight import GoingStraight
 from dispatcher.store.postgres.wakeup import listen
-from dispatcher.store.tables import QUIET
-
-log = logger("dispatcher.ingest")
 
 #: The least time that a heartbeat is waited for, its connection's set-up included, in seconds.
 SHORTEST_HEARTBEAT_S = 1.0
@@ -40,19 +35,6 @@ SHORTEST_HEARTBEAT_S = 1.0
 #: Where statistics are missing or old, the planner takes what is due for a few rows, and would read and sort all of
 #: them for each batch, instead of taking the first of an index.
 _IN_ORDER = "SET enable_bitmapscan = off"
-
-#: How long what is stored may wait for a lock on its way straight to the sender; then it is only stored.
-_STRAIGHT_LOCK_MS = 100
-#: What keeps it from going straight and says nothing about it: it is stored by itself.
-_IN_THE_WAY = (
-    Apart,
-    Held,
-    *REFUSALS,
-    asyncpg.LockNotAvailableError,
-    asyncpg.DeadlockDetectedError,
-    asyncpg.SerializationError,
-    asyncpg.QueryCanceledError,
-)
 
 
 class PostgresStore:
@@ -86,17 +68,8 @@ class PostgresStore:
             awaits_restart=True,
             setup=f"SET lock_timeout = {LOCK_MS}",
         )
-        self._straight_fan_out = FanOut(tables, EventKinds(settings.event_kinds), self._record)
-        self._straight_claim = Claim(tables, limits, source=settings.source)
-        self._going_straight = Role(
-            database,
-            statement_timeout_s=timeout_s,
-            patience_s=COLD_LIMIT_S,
-            awaits_restart=True,
-            setup=f"SET lock_timeout = {_STRAIGHT_LOCK_MS}; SET {QUIET} = on;"
-            f"{self._straight_fan_out.setup}; {self._ingest.setup}; {self._straight_claim.setup}",
-        )
-        self._tell_others = f"SELECT pg_notify('{tables.channel}', '')"
+        self._straight = GoingStraight(database, settings, self._record, self._ingest)
+        self._going_straight = self._straight.role
         self._row = 0
         now = "COALESCE($1, clock_timestamp())"
         self._enrol = (
@@ -214,9 +187,11 @@ class PostgresStore:
         return await self._claiming.run(lambda driver: self._claim.run(driver, limit, self._row, now, ended))
 
     async def ingest(self, groups: Sequence[Group], straight: Straight | None) -> Ingested:
-        if straight is not None and (done := await self._store_and_claim(groups, straight)) is not None:
-            return done
         now = self._database.literal_now()
+        if straight is not None and (done := await self._straight.run(groups, straight, self._row, now)) is not None:
+            ingested, came_back = done
+            self._came_back(came_back)
+            return ingested
         try:
             found, new = await self._ingesting.transact(
                 lambda driver: self._ingest.together(driver, groups, now), one_statement=independent(groups)
@@ -227,42 +202,10 @@ class PostgresStore:
             found, new = await self._ingesting.transact(lambda driver: self._ingest.apart(driver, groups, now))
         return Ingested(found, new)
 
-    async def _store_and_claim(self, groups: Sequence[Group], straight: Straight) -> Ingested | None:
-        """All in one transaction; null, and nothing is stored, where that did not come about."""
-        now = self._database.literal_now()
-
-        async def work(driver: Driver) -> Ingested:
-            taking = (STRAIGHT_BEHIND, *self._straight_fan_out.begin())
-            found, new, taken = await self._ingest.together_and_take(driver, groups, now, taking)
-            fanned = await self._straight_fan_out.go_on(driver, taken, now)
-            if not fanned.deliveries:
-                return Ingested(found, new, fanned)
-            claimed = await self._straight_claim.run(driver, straight.most, self._row, now, straight.ended)
-            if len(claimed.deliveries) >= straight.most:
-                # There may be more than this process has room for, and nobody else has heard of them.
-                await driver.execute(self._tell_others)
-            return Ingested(found, new, fanned, claimed)
-
-        async def unless_in_the_way(driver: Driver) -> Ingested | None:
-            try:
-                return await committed(driver, work)
-            except _IN_THE_WAY:
-                return None
-            except OUTAGES:
-                raise
-            except Exception as error:  # noqa: BLE001 - whatever it is, it is looked for where it is no publisher's
-                log.warning("ingest.not_straight", error=type(error).__name__)
-                return None
-
-        done = await self._going_straight.run(unless_in_the_way)
-        if done is not None:
-            self._came_back(self._straight_fan_out.committed())
-        return done
-
     def _came_back(self, rows: CameBack) -> None:
         """What was committed lets these be claimed (again)."""
-        for claim in (self._claim, self._straight_claim):
-            claim.marks.came_back(rows)
+        self._claim.marks.came_back(rows)
+        self._straight.came_back(rows)
 
     async def record(self, batch: Sequence[Finished]) -> Recorded:
         now = self._database.literal_now()
