@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from time import monotonic
 from typing import Any
 
-from dispatcher.rules.bodies import SOURCE_MARK, WITH_SOURCE
 from dispatcher.rules.event_types import patterns_for
 from dispatcher.rules.new_events import NewEvent
 from dispatcher.rules.sharing import KEPT_ONE_IN
@@ -16,7 +15,7 @@ from dispatcher.store.hot import Claimed, ClaimedBatch, FannedOut, Limits
 from dispatcher.store.ingest import Group, Ingested, Straight, in_order, independent
 from dispatcher.store.postgres.connection import Driver
 from dispatcher.store.postgres.ingest import Ingest
-from dispatcher.store.postgres.looking import CLAIMABLE
+from dispatcher.store.postgres.looking import CLAIMABLE, FROZEN
 from dispatcher.store.postgres.marks import DEAR_S, REST
 from dispatcher.store.tables import FANNED_OUT, QUIET, Tables
 
@@ -37,10 +36,6 @@ class Born:
         self._source = source
         self._dear = False
         self._rests_until = 0.0
-        # The same as `frozen_profile`.
-        with_source = ", ".join(f"'{profile}'" for profile in WITH_SOURCE)
-        frozen = f"""CASE WHEN e.profile IN ({with_source})
-                            THEN e.profile || '{SOURCE_MARK}' || event_source ELSE e.profile END"""
         # What waits for the endpoint, or in the queue, goes first. Each is looked for by its own index, since its
         # order is asked for: not through all that the endpoint was ever sent, nor through all that is dead.
         waits = f"""
@@ -50,7 +45,7 @@ class Born:
         """
         queued = f"SELECT event_row FROM {name('fanout_queue')} ORDER BY tenant, event_row LIMIT 1"
         match = f"""
-            SELECT p.no, e.row_id, e.tenant, e.version, {frozen} AS profile, e.destination_row,
+            SELECT p.no, e.row_id, e.tenant, e.version, {FROZEN} AS profile, e.destination_row,
                    LEAST(COALESCE(e.max_in_flight, endpoint_cap), s.ramp, floor(s.takes)::int) AS room,
                    e.status = 'enabled' AND e.rate_limit IS NULL
                    AND (s.paused_until IS NULL OR s.paused_until <= at_time) AND ({waits}) IS NULL

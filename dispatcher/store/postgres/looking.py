@@ -12,6 +12,10 @@ from dispatcher.store.postgres.marks import Place
 #: How long a claim may take that another process's count of what is in flight has not seen yet, in seconds.
 UNSEEN_S = 1.0
 
+_WITH_SOURCE = ", ".join(f"'{profile}'" for profile in WITH_SOURCE)
+#: The same as `frozen_profile`, of an endpoint `e`.
+FROZEN = f"CASE WHEN e.profile IN ({_WITH_SOURCE}) THEN e.profile || '{SOURCE_MARK}' || event_source ELSE e.profile END"
+
 CLAIMABLE = "d.state = 'pending' AND d.due_at IS NULL AND NOT d.waiting"
 
 
@@ -33,10 +37,6 @@ def scan(name: Callable[[str], str], window: int) -> str:
     With them comes what they may be sent at most, by themselves: `cap` in flight, and `tokens` where their rate is
     limited. Nothing that can be claimed is before the first, unless it is below a mark.
     """
-    # The same as `frozen_profile`.
-    with_source = ", ".join(f"'{profile}'" for profile in WITH_SOURCE)
-    frozen = f"""CASE WHEN e.profile IN ({with_source}) THEN e.profile || '{SOURCE_MARK}' || event_source
-                      ELSE e.profile END"""
     # A skip scan over the claim index, from endpoint and class to the next: between the marked ones it looks from each
     # to the next, at a marked one from its mark on. How many it finds the planner cannot know: without the limits it
     # would read all endpoints to join a few. Of the last endpoint one class may be missing, so it is left for the next.
@@ -61,7 +61,7 @@ def scan(name: Callable[[str], str], window: int) -> str:
             ) next
         )
         SELECT h.at AS endpoint_row, h.fresh_from, h.again_from, h.more, e.destination_row, e.version, e.tenant,
-               {frozen} AS profile, e.job_id IS NOT NULL AS callback,
+               {FROZEN} AS profile, e.job_id IS NOT NULL AS callback,
                LEAST(COALESCE(e.max_in_flight, endpoint_cap), s.ramp, floor(s.takes)::int) AS cap,
                -- LEAST and GREATEST pass over nulls, so an endpoint without a limit is told apart first.
                CASE WHEN e.rate_limit IS NOT NULL THEN {tokens("GREATEST(e.rate_limit, 1)", "e.rate_limit", "s")} END
