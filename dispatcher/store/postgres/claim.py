@@ -233,7 +233,7 @@ def _function(tables: Tables) -> str:
                 END IF;
             ELSE
                 SELECT COALESCE(array_agg(d.i), '{{}}'), COALESCE(array_agg(d.n), '{{}}'), COALESCE(min(d.share), 1)
-                INTO going, going_n, portion FROM ({decide()}) d;
+                INTO going, going_n, portion FROM ({decide(name)}) d;
             END IF;
 
             IF cardinality(going) = 0 THEN

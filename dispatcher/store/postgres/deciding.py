@@ -4,7 +4,10 @@ it is.
 Parts of the claim's function, which use its variables. The same rules as in `rules.sharing`, in SQL.
 """
 
+from collections.abc import Callable
+
 from dispatcher.rules.sharing import KEPT_ONE_IN
+from dispatcher.store.postgres.looking import CLAIMABLE, from_on
 
 #: Slots that are kept for who holds fewer than are left.
 KEPT = f"slots / {KEPT_ONE_IN}"
@@ -59,22 +62,37 @@ def cut() -> str:
     """
 
 
-def decide() -> str:
-    """Of the endpoints `considered` those that may be sent something, `i`, and how many, `n`.
+def decide(name: Callable[[str], str]) -> str:
+    """Of the endpoints `considered` those that may be sent something, `i`, and how many, `n`, of what waits for each;
+    `share` is what each was given at most.
+    """
 
-    They are given numbers before anybody knows how many wait for each: what one does not need is left to the next
-    claim. `share` is what each was given at most.
+    def waiting(fresh: bool) -> str:
+        return f"""
+            SELECT FROM {name("deliveries")} d
+            WHERE {CLAIMABLE} AND d.endpoint_row = chosen[able.i]
+              AND {from_on(str(fresh), "fresh_froms[able.i]" if fresh else "again_froms[able.i]")}
+            ORDER BY d.fresh, d.row_id LIMIT able.most_here
+        """
+
+    # Else one would take turns of others for what it has not got. That there is one the scan has seen.
+    tickets = f"""
+        CASE WHEN able.most_here = 1 THEN 1
+             ELSE LEAST(able.most_here, (SELECT count(*) FROM (({waiting(True)}) UNION ALL ({waiting(False)})) w)) END
     """
     return f"""
         WITH {_ABLE},
         able AS (
-            SELECT open.*, ceil(most::float8 / count(*) OVER ())::int AS share
-            FROM open WHERE LEAST(room, room_there, guests) > 0
+            SELECT e.*, LEAST(room, room_there, guests, share) AS most_here
+            FROM (
+                SELECT open.*, ceil(most::float8 / count(*) OVER ())::int AS share
+                FROM open WHERE LEAST(room, room_there, guests) > 0
+            ) e
         ),
         ticket AS (
             SELECT able.*, mine + k AS place, row_number() OVER there AS nth_there,
                    count(*) FILTER (WHERE guest) OVER there AS nth_guest
-            FROM able CROSS JOIN LATERAL generate_series(1, LEAST(room, room_there, guests, share)) k
+            FROM able CROSS JOIN LATERAL generate_series(1, ({tickets})::int) k
             WINDOW there AS (PARTITION BY destination_row ORDER BY guest, mine + k, lot)
         ),
         -- Tenants first, then endpoints; and some slots are kept.
