@@ -37,6 +37,8 @@ class Receiver:
     rate_limit: float | None
     #: Whether it is the callback of a job.
     callback: bool
+    #: Whether it takes the events that are few only.
+    few: bool
     ordered: bool
     paused: bool
     left_alone: bool
@@ -56,16 +58,12 @@ class SetUp:
     receivers: list[Receiver]
     hosts: list[Host]
     limits: dict[str, int | float]
-    #: By tenant events without a job and with each of the jobs.
+    #: By tenant events without a job and with each of the jobs; of each of these one or two more are of another type.
     published: list[tuple[int, int, int]]
     most: int
     processes: int
     #: What becomes of the attempts of a round: so many end, and these fail.
     ending: list[tuple[int, bool]] = field(default_factory=list)
-
-
-def _maybe(strategy: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    return st.none() | strategy
 
 
 RARELY = st.integers(0, 4).map(lambda n: n == 0)
@@ -76,32 +74,33 @@ SETUPS = st.builds(
             Receiver,
             tenant=st.integers(0, 1),
             destination=st.integers(0, 2),
-            max_in_flight=_maybe(st.integers(1, 5)),
-            rate_limit=_maybe(st.sampled_from([0.5, 2.0, 30.0])),
-            callback=st.booleans(),
+            max_in_flight=st.sampled_from([None, None, 1, 3, 10]),
+            rate_limit=st.sampled_from([None, None, 0.5, 2.0, 30.0]),
+            callback=RARELY,
+            few=st.booleans(),
             ordered=st.booleans(),
             paused=RARELY,
             left_alone=RARELY,
-            ramp=_maybe(st.integers(1, 3)),
-            takes=_maybe(st.sampled_from([1.0, 2.7])),
+            ramp=st.sampled_from([None] * 5 + [1, 2, 3]),
+            takes=st.sampled_from([None] * 5 + [1.0, 2.7]),
         ),
-        min_size=1,
+        min_size=2,
         max_size=8,
     ),
     hosts=st.tuples(
-        *[st.builds(Host, verified=st.booleans(), left_alone=RARELY, ramp=_maybe(st.integers(1, 4)))] * 3
+        *[st.builds(Host, verified=st.booleans(), left_alone=RARELY, ramp=st.sampled_from([None, None, 1, 4]))] * 3
     ).map(list),
     limits=st.fixed_dictionaries(
         {
-            "max_in_flight": st.sampled_from([5, 20, 100]),
-            "max_in_flight_per_endpoint": st.integers(1, 8),
-            "max_in_flight_per_destination": st.integers(1, 12),
+            "max_in_flight": st.sampled_from([20, 40, 200]),
+            "max_in_flight_per_endpoint": st.sampled_from([2, 10, 50]),
+            "max_in_flight_per_destination": st.sampled_from([3, 7, 12, 200]),
             "max_in_flight_per_unverified_destination": st.integers(1, 4),
             "unverified_rate": st.sampled_from([1.0, 3.0, 50.0]),
         }
     ),
-    published=st.lists(st.tuples(*[st.integers(0, 8)] * 3), min_size=2, max_size=2),
-    most=st.sampled_from([1, 2, 3, 7, 50]),
+    published=st.lists(st.tuples(st.integers(0, 20), st.integers(0, 8), st.integers(0, 8)), min_size=2, max_size=2),
+    most=st.sampled_from([1, 2, 5, 10, 50]),
     processes=st.integers(1, 2),
     ending=st.lists(st.tuples(st.integers(0, 12), RARELY), min_size=4, max_size=4),
 )
@@ -123,6 +122,7 @@ class World:
             made = await self.outpost.endpoint(
                 url,
                 tenant=tenant,
+                event_types=("few",) if one.few else ("many", "few"),
                 max_in_flight=one.max_in_flight,
                 rate_limit=one.rate_limit,
                 ordered=one.ordered,
@@ -144,7 +144,8 @@ class World:
         for tenant, counts in enumerate(self.setup.published):
             for job, count in zip((None, *JOBS), counts, strict=True):
                 if count:
-                    await self.outpost.publish(*["a"] * count, tenant=f"t{tenant}", job_id=job)
+                    types = ["many"] * count + ["few"] * (1 + count % 2)
+                    await self.outpost.publish(*types, tenant=f"t{tenant}", job_id=job)
 
     async def claim(self, store: HotStore) -> None:
         """Claims as a dispatcher does, until it would wait."""

@@ -1,4 +1,4 @@
-"""What a claim decides before it knows what waits: nobody is given what others could use, nor what was changed since."""
+"""What a claim decides before it knows what waits: nobody gets what others could use, nor what was changed since."""
 
 import asyncio
 from collections import Counter
