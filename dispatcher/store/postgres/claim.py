@@ -159,6 +159,7 @@ def _function(tables: Tables) -> str:
             marked bigint[], marked_fresh boolean[], marks bigint[], flight_since timestamptz)
         RETURNS SETOF record LANGUAGE plpgsql
         -- A bitmap scan does not mark the dead entries it comes upon, and would come upon them each time.
+        -- Plans are made once, perhaps while a table is nearly empty: then the planner would read it through.
         SET plan_cache_mode = force_generic_plan SET enable_bitmapscan = off SET enable_seqscan = off AS $body$
         DECLARE
             next_behind bigint; homeless bigint[]; seen bigint[]; seen_fresh bigint[]; seen_again bigint[];
