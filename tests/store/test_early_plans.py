@@ -14,17 +14,20 @@ MANY, FEW = 20_000, 500
 _TABLES = ("deliveries", "events", "endpoints", "endpoint_state", "destinations", "jobs", "job_events")
 _MUCH = (
     "INSERT INTO destinations (name) SELECT 'http://h' || n FROM generate_series(1, :many) AS n",
-    "INSERT INTO endpoints ({columns}) SELECT {values} FROM endpoints, generate_series(1, :many) AS n"
-    " WHERE row_id = :endpoint",
+    """INSERT INTO endpoints ({columns}) SELECT {values} FROM endpoints, generate_series(1, :many) AS n
+       WHERE row_id = :endpoint""",
     "INSERT INTO endpoint_state (endpoint_row) SELECT n FROM generate_series(1, :many) AS n",
-    "INSERT INTO jobs (tenant, job_id, last_sequence, updated_at)"
-    " SELECT 'default', 'h' || n, 1, now() FROM generate_series(1, :many) AS n",
+    """INSERT INTO jobs (tenant, job_id, last_sequence, updated_at)
+       SELECT 'default', 'h' || n, 1, now() FROM generate_series(1, :many) AS n""",
     "INSERT INTO job_events (job_row, sequence, event_row) SELECT row_id, 1, -row_id FROM jobs WHERE job_id LIKE 'h%'",
     # What one endpoint was sent, one job's a lane, and what waits for it.
-    "INSERT INTO deliveries (event_row, endpoint_row, tenant, state, lane, sequence, attempts, updated_at, created_at)"
-    " SELECT -n, :endpoint, 'default', 'delivered', n + 1000, 1, 1, now(), now() FROM generate_series(1, :many) AS n",
-    "INSERT INTO deliveries (event_row, endpoint_row, tenant, state, fresh, created_at, updated_at)"
-    " SELECT -:many - n, :endpoint, 'default', 'pending', n % 2 = 0, now(), now() FROM generate_series(1, :many) AS n",
+    """INSERT INTO deliveries
+           (event_row, endpoint_row, tenant, state, lane, sequence, attempts, updated_at, created_at)
+       SELECT -n, :endpoint, 'default', 'delivered', n + 1000, 1, 1, now(), now()
+       FROM generate_series(1, :many) AS n""",
+    """INSERT INTO deliveries (event_row, endpoint_row, tenant, state, fresh, created_at, updated_at)
+       SELECT -:many - n, :endpoint, 'default', 'pending', n % 2 = 0, now(), now()
+       FROM generate_series(1, :many) AS n""",
 )
 
 
