@@ -6,12 +6,12 @@ import shutil
 import tempfile
 from collections import Counter
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from dispatcher.rules.sharing import KEPT_ONE_IN
@@ -286,10 +286,22 @@ async def _play(url: str, setup: SetUp) -> None:
         raise AssertionError("something is never sent")
 
 
+_LIMITS = {
+    "max_in_flight": 200,
+    "max_in_flight_per_endpoint": 50,
+    "max_in_flight_per_destination": 6,
+    "max_in_flight_per_unverified_destination": 5,
+    "unverified_rate": 10.0,
+}
+_ALIKE = Receiver(0, 0, None, None, False, False, True, False, False, None, None)
+#: One has less to claim than it is given, another of the same destination more.
+_UNEVEN = SetUp([replace(_ALIKE, few=True), _ALIKE], [Host(True, False, None)] * 3, _LIMITS, [(8, 0, 0)], 10, 1)
+
 _CHECKS = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 
 
 @settings(max_examples=15, suppress_health_check=_CHECKS)
+@example(_UNEVEN)
 @given(SETUPS)
 def test_whatever_the_set_up_limits_hold_and_nobody_is_forgotten(sqlite_template: Path, setup: SetUp) -> None:
     with tempfile.TemporaryDirectory() as directory:
@@ -297,6 +309,7 @@ def test_whatever_the_set_up_limits_hold_and_nobody_is_forgotten(sqlite_template
 
 
 @settings(max_examples=15, suppress_health_check=_CHECKS)
+@example(_UNEVEN)
 @given(SETUPS)
 def test_whatever_the_set_up_on_postgresql_the_same_holds(postgres_url: str, setup: SetUp) -> None:
     asyncio.run(_play(postgres_url, setup))
