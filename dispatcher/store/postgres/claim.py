@@ -7,8 +7,8 @@ from dispatcher.rules.sharing import SPIN, dice
 from dispatcher.store.hot import Claimed, ClaimedBatch, Limits
 from dispatcher.store.postgres.connection import Driver, integers
 from dispatcher.store.postgres.deciding import KEPT, cut, decide
-from dispatcher.store.postgres.looking import UNSEEN_S, firsts, flight, scan, tokens
-from dispatcher.store.postgres.marks import Looks, Marks, Place
+from dispatcher.store.postgres.looking import UNSEEN_S, firsts, flight, scan, second_look, tokens
+from dispatcher.store.postgres.marks import DEAR_S, Looks, Marks, Place
 from dispatcher.store.postgres.taking import ABOUT, TAKEN, about, take
 from dispatcher.store.tables import Tables
 
@@ -83,7 +83,8 @@ class Claim:
             [row for _, row in marks],
             None if in_full else self.flight_since,
         )
-        self._cursor, hungry, share, contended, homeless, looked_s, self.flight_since, *seen = first[: len(ABOUT)]
+        about = first[: len(ABOUT)]
+        self._cursor, hungry, share, given, contended, homeless, looked_s, self.flight_since, *seen = about
         if in_full:
             self.looks.took(looked_s)
         if seen[0] is not None:
@@ -94,7 +95,10 @@ class Claim:
         self.looks.left(len(deliveries))
         return ClaimedBatch(
             deliveries,
-            limited=self._cursor != -1 or len(deliveries) >= min(limit, share),
+            # Where they were given fewer for each other's sake, one may have what another did not need.
+            limited=self._cursor != -1
+            or len(deliveries) >= min(limit, share)
+            or (given is not None and 0 < len(deliveries) < given),
             starved=hungry > 0 or contended,
             contended=contended,
             homeless=homeless or (),
@@ -155,19 +159,19 @@ def _function(tables: Tables) -> str:
             marked bigint[], marked_fresh boolean[], marks bigint[], flight_since timestamptz)
         RETURNS SETOF record LANGUAGE plpgsql
         -- A bitmap scan does not mark the dead entries it comes upon, and would come upon them each time.
-        SET plan_cache_mode = force_generic_plan SET enable_bitmapscan = off AS $body$
+        -- Plans are made once, perhaps while a table is nearly empty: then the planner would read it through.
+        SET plan_cache_mode = force_generic_plan SET enable_bitmapscan = off SET enable_seqscan = off AS $body$
         DECLARE
             next_behind bigint; homeless bigint[]; seen bigint[]; seen_fresh bigint[]; seen_again bigint[];
             -- The endpoints that have something to claim, and the places in these of those that may be given some.
             {" ".join(f"{array} {type_}[];" for array, (_, type_) in _CHOSEN.items())} limited boolean; again boolean;
             considered int[]; hungry int;
-            wanted bigint[]; locked bigint[]; paused bigint[]; contended boolean;
-            spending bigint[]; bucket record; place_of int;
+            wanted bigint[]; locked bigint[]; paused bigint[]; contended boolean; now record;
             watched bigint[]; ramps int[]; unverified boolean[]; home_tokens float8[];
             flying bigint[]; flying_n int[]; flying_mine int[]; flying_at bigint[]; flying_of text[];
             flying_callback boolean[]; slots_left int; at_first int; near_first int;
-            going int[]; going_n int[]; portion int;
-            began timestamptz := clock_timestamp(); looked_s float8;
+            going int[]; going_n int[]; portion int; given int;
+            entered timestamptz := clock_timestamp(); began timestamptz := entered; looked_s float8;
             kept int := {KEPT}; spin bigint := trunc(dice * {SPIN}.0)::bigint;
         BEGIN
             SELECT CASE WHEN bool_or(s.more) THEN max(s.endpoint_row) ELSE -1 END,
@@ -199,25 +203,25 @@ def _function(tables: Tables) -> str:
             IF contended OR cardinality(paused) > 0 THEN
                 considered := ARRAY(SELECT k FROM unnest(considered) AS c(k)
                                     WHERE homes[k] = ANY(locked) AND NOT homes[k] = ANY(paused));
+                -- Or those may go that were left out.
+                contended := contended OR hungry > most;
                 hungry := LEAST(hungry, cardinality(considered));
             END IF;
             IF limited THEN
                 -- Their tokens are spent below. In the order in which outcomes are recorded there, or each would wait
                 -- for the other.
-                spending := ARRAY(SELECT chosen[k] FROM unnest(considered) AS c(k) WHERE allowances[k] IS NOT NULL);
-                PERFORM FROM {name("endpoint_state")} WHERE endpoint_row = ANY(spending)
+                PERFORM FROM {name("endpoint_state")} WHERE endpoint_row = ANY(ARRAY(
+                    SELECT chosen[k] FROM unnest(considered) AS c(k) WHERE allowances[k] IS NOT NULL))
                 ORDER BY endpoint_row FOR NO KEY UPDATE;
-                FOR bucket IN
-                    SELECT e.row_id AS endpoint_row, e.version, e.status = 'enabled' AND e.deleted_at IS NULL AS open,
-                           {tokens("GREATEST(e.rate_limit, 1)", "e.rate_limit", "s")} AS n
-                    FROM {name("endpoints")} e LEFT JOIN {name("endpoint_state")} s ON s.endpoint_row = e.row_id
-                    WHERE e.row_id = ANY(spending)
-                LOOP
-                    place_of := array_position(chosen, bucket.endpoint_row);
-                    allowances[place_of] := bucket.n;
-                    IF NOT bucket.open OR bucket.version <> versions[place_of] THEN
-                        -- Changed while the locks were waited for.
-                        considered := array_remove(considered, place_of);
+            END IF;
+            IF limited OR clock_timestamp() > entered + interval '{DEAR_S} s' THEN
+                -- Locks may have been waited for, or the look was a long one: much may have changed since.
+                FOR now IN {second_look(name)} LOOP
+                    caps[now.place] := now.cap;
+                    allowances[now.place] := now.tokens;
+                    IF now.same IS NOT TRUE THEN
+                        considered := array_remove(considered, now.place);
+                        contended := true;
                     END IF;
                 END LOOP;
             END IF;
@@ -232,8 +236,9 @@ def _function(tables: Tables) -> str:
                     going := '{{}}';
                 END IF;
             ELSE
-                SELECT COALESCE(array_agg(d.i), '{{}}'), COALESCE(array_agg(d.n), '{{}}'), COALESCE(min(d.share), 1)
-                INTO going, going_n, portion FROM ({decide(name)}) d;
+                SELECT COALESCE(array_agg(d.i), '{{}}'), COALESCE(array_agg(d.n), '{{}}'), COALESCE(min(d.share), 1),
+                       CASE WHEN count(*) < min(d.able) OR bool_or(d.n < d.could) THEN sum(d.n) END
+                INTO going, going_n, portion, given FROM ({decide(name)}) d;
             END IF;
 
             IF cardinality(going) = 0 THEN

@@ -55,16 +55,17 @@ def cut() -> str:
     return f"""
         WITH {_ABLE}
         SELECT t.i FROM (
-            SELECT open.*, row_number() OVER (PARTITION BY tenant ORDER BY mine, lot) + held AS turn
+            SELECT open.*, mine + 1 AS place, row_number() OVER (PARTITION BY tenant ORDER BY mine, lot) + held AS turn
             FROM open WHERE LEAST(room, room_there, guests) > 0
         ) t
-        ORDER BY t.turn, t.mine, t.lot LIMIT most
+        WHERE {_goes("slots_left")} ORDER BY t.turn, t.mine, t.lot LIMIT most
     """
 
 
 def decide(name: Callable[[str], str]) -> str:
     """Of the endpoints `considered` those that may be sent something, `i`, and how many, `n`, of what waits for each;
-    `share` is what each was given at most.
+    `share` is what each was given at most, `could` what this one would have been if it were alone; of so many as are
+    `able`.
     """
 
     def waiting(fresh: bool) -> str:
@@ -85,7 +86,7 @@ def decide(name: Callable[[str], str]) -> str:
         able AS (
             SELECT e.*, LEAST(room, room_there, guests, share) AS most_here
             FROM (
-                SELECT open.*, ceil(most::float8 / count(*) OVER ())::int AS share
+                SELECT open.*, count(*) OVER () AS able, ceil(most::float8 / count(*) OVER ())::int AS share
                 FROM open WHERE LEAST(room, room_there, guests) > 0
             ) e
         ),
@@ -104,7 +105,8 @@ def decide(name: Callable[[str], str]) -> str:
             SELECT turns.*, slots_left - row_number() OVER (ORDER BY turn, place, lot) + 1 AS free
             FROM turns WHERE {_goes("slots_left")}
         )
-        SELECT i, count(*)::int AS n, min(share) AS share
+        SELECT i, count(*)::int AS n, min(share) AS share, min(most_here) AS could,
+               min(able) AS able
         FROM (SELECT q.* FROM queue q WHERE {_goes("q.free")} ORDER BY q.free DESC LIMIT most) picked GROUP BY i
     """
 

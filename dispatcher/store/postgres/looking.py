@@ -30,6 +30,13 @@ def tokens(most: str, rate: str, bucket: str) -> str:
     return f"""LEAST({most}, COALESCE({bucket}.tokens, {most}) + {rate} * {_elapsed_s(f"{bucket}.tokens_at")})"""
 
 
+#: What an endpoint `e`, of which `s` is known, may be sent at most by itself, and whether it may be sent anything.
+_CAP = "LEAST(COALESCE(e.max_in_flight, endpoint_cap), s.ramp, floor(s.takes)::int)"
+# LEAST and GREATEST pass over nulls, so an endpoint without a limit is told apart first.
+_TOKENS = f"""CASE WHEN e.rate_limit IS NOT NULL THEN {tokens("GREATEST(e.rate_limit, 1)", "e.rate_limit", "s")} END"""
+_OPEN = """e.status = 'enabled' AND e.deleted_at IS NULL AND (s.paused_until IS NULL OR s.paused_until <= at_time)"""
+
+
 def scan(name: Callable[[str], str], window: int) -> str:
     """The endpoints that have something to claim behind `behind`, `window` of them at most, each with the first of its
     fresh deliveries and of its others, null where it has none; `more` where they may not be all.
@@ -62,13 +69,7 @@ def scan(name: Callable[[str], str], window: int) -> str:
         )
         SELECT h.at AS endpoint_row, h.fresh_from, h.again_from, h.more, e.destination_row, e.version, e.tenant,
                {FROZEN} AS profile, e.job_id IS NOT NULL AS callback,
-               LEAST(COALESCE(e.max_in_flight, endpoint_cap), s.ramp, floor(s.takes)::int) AS cap,
-               -- LEAST and GREATEST pass over nulls, so an endpoint without a limit is told apart first.
-               CASE WHEN e.rate_limit IS NOT NULL THEN {tokens("GREATEST(e.rate_limit, 1)", "e.rate_limit", "s")} END
-                   AS tokens,
-               h.live,
-               h.live AND e.status = 'enabled' AND e.deleted_at IS NULL
-               AND (s.paused_until IS NULL OR s.paused_until <= at_time) AS open
+               {_CAP} AS cap, {_TOKENS} AS tokens, h.live, h.live AND {_OPEN} AS open
         FROM (
             SELECT at, min(first) FILTER (WHERE fresh) AS fresh_from, min(first) FILTER (WHERE NOT fresh) AS again_from,
                    count(first) > 0 AS live, sum(count(*)) OVER () > {window} AS more, at = max(at) OVER () AS last
@@ -82,6 +83,20 @@ def scan(name: Callable[[str], str], window: int) -> str:
             SELECT s.paused_until, s.ramp, s.takes, s.tokens, s.tokens_at FROM {name("endpoint_state")} s
             WHERE s.endpoint_row = h.at LIMIT 1) s ON true
         WHERE NOT (h.more AND h.last)
+    """
+
+
+def second_look(name: Callable[[str], str]) -> str:
+    """By place of those `considered` what they may be sent by now; `same`: and they are what the scan has said."""
+    return f"""
+        SELECT c.k AS place, e.version = versions[c.k] AND {_OPEN} AS same, {_CAP} AS cap, {_TOKENS} AS tokens
+        FROM unnest(considered) AS c(k)
+        LEFT JOIN LATERAL (
+            SELECT e.status, e.deleted_at, e.rate_limit, e.version, e.max_in_flight
+            FROM {name("endpoints")} e WHERE e.row_id = chosen[c.k] LIMIT 1) e ON true
+        LEFT JOIN LATERAL (
+            SELECT s.paused_until, s.ramp, s.takes, s.tokens, s.tokens_at FROM {name("endpoint_state")} s
+            WHERE s.endpoint_row = chosen[c.k] LIMIT 1) s ON true
     """
 
 

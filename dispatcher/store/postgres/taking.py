@@ -13,6 +13,7 @@ ABOUT = {
     "next_behind": "bigint",
     "hungry": "int",
     "portion": "int",
+    "given": "int",
     "contended": "boolean",
     "homeless": "bigint[]",
     "looked_s": "float8",
