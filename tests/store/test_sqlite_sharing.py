@@ -35,8 +35,8 @@ class Scene:
         self.seen.append(self.committed())
         return connection.run("INSERT INTO t VALUES (1)")
 
-    async def together(self, *works: tuple[Callable[[Connection], Any], int]) -> list[Any]:
-        """What the works come to, each with its rows, which have all waited for the thread."""
+    async def together(self, *works: tuple[Callable[[Connection], Any], int], given_up: int | None = None) -> list[Any]:
+        """What the works come to, each with its rows, which have all waited for the thread; one is given up then."""
         held, go_on = threading.Event(), threading.Event()
 
         def hold(connection: Connection) -> None:
@@ -48,6 +48,9 @@ class Scene:
         waiting = [asyncio.create_task(self.writer.transact(work, rows=rows)) for work, rows in works]
         # Each is begun, up to where it waits.
         await asyncio.sleep(0)
+        if given_up is not None:
+            waiting[given_up].cancel()
+            await asyncio.sleep(0)
         go_on.set()
         await holding
         return await asyncio.gather(*waiting, return_exceptions=True)
@@ -66,6 +69,14 @@ async def test_what_waits_shares_a_commit(scene: Scene) -> None:
     assert await scene.together((scene.insert, 1), (scene.insert, 50), (scene.insert, 1)) == [1, 1, 1]
     assert scene.seen == [0, 0, 0]
     assert scene.committed() == 3
+    await scene.close()
+
+
+async def test_what_was_given_up_while_it_waited_is_not_begun(scene: Scene) -> None:
+    first, gone, last = await scene.together((scene.insert, 1), (scene.insert, 1), (scene.insert, 1), given_up=1)
+    assert (first, last) == (1, 1)
+    assert isinstance(gone, asyncio.CancelledError)
+    assert scene.committed() == 2
     await scene.close()
 
 

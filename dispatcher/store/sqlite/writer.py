@@ -158,7 +158,9 @@ class Writer:
         connection.begin(lambda: any(work.wanted for work in together))
         try:
             for work in together:
-                work.answer = work.run(connection)
+                # Who has gone meanwhile had not begun.
+                if work.wanted:
+                    work.answer = work.run(connection)
         except BaseException:
             connection.roll_back()
             if only is not None:
