@@ -97,7 +97,7 @@ def _after_post() -> None:
 
 
 def _within_record() -> None:
-    # Its rows are changed, its log is not written (SQLite); all of that is, and no lane moved on (PostgreSQL).
+    # Its log is written, its rows are not changed (SQLite); all of that is, and no lane moved on (PostgreSQL).
     original = sqlite_record.Record.run
 
     @wraps(original)
@@ -105,7 +105,7 @@ def _within_record() -> None:
         execute = connection.run
 
         def watched(sql: str, *parameters: Any) -> Any:
-            if sql is self._log:
+            if sql is self._delivered:
                 doom.passed()
             return execute(sql, *parameters)
 

@@ -30,7 +30,8 @@ _ABLE = """
         AS home(row_id, ramp, unverified, tokens, number)
     ),
     open AS (
-        SELECT c.i, c.destination_row, c.tenant, c.lot, COALESCE(f.mine, 0) AS mine, COALESCE(held.n, 0) AS held,
+        SELECT c.i, c.destination_row, c.tenant, c.lot, c.oldest,
+               COALESCE(f.mine, 0) AS mine, COALESCE(held.n, 0) AS held,
                LEAST(c.cap - COALESCE(f.n, 0), floor(c.tokens)::int) AS room,
                LEAST(destination_cap, home.ramp) - COALESCE(crowd.n, 0) AS room_there,
                -- A callback at a destination that nobody has verified, so perhaps at somebody's expense.
@@ -38,7 +39,8 @@ _ABLE = """
                CASE WHEN c.callback AND home.unverified
                     THEN LEAST(guest_cap - COALESCE(crowd.callbacks, 0), floor(home.tokens)::int) END AS guests
         FROM (
-            SELECT i, chosen[i] AS endpoint_row, chosen[i] # spin AS lot, homes[i] AS destination_row,
+            SELECT i, chosen[i] AS endpoint_row, chosen[i] # spin AS lot,
+                   LEAST(fresh_froms[i], again_froms[i]) AS oldest, homes[i] AS destination_row,
                    tenants[i] AS tenant, callbacks[i] AS callback, caps[i] AS cap, allowances[i] AS tokens
             FROM (SELECT considered[k] AS i FROM generate_series(1, cardinality(considered)) k) one
         ) c
@@ -94,15 +96,15 @@ def decide(name: Callable[[str], str]) -> str:
             SELECT able.*, mine + k AS place, row_number() OVER there AS nth_there,
                    count(*) FILTER (WHERE guest) OVER there AS nth_guest
             FROM able CROSS JOIN LATERAL generate_series(1, ({tickets})::int) k
-            WINDOW there AS (PARTITION BY destination_row ORDER BY guest, mine + k, lot)
+            WINDOW there AS (PARTITION BY destination_row ORDER BY guest, mine + k, oldest)
         ),
         -- Tenants first, then endpoints; and some slots are kept.
         turns AS (
-            SELECT ticket.*, row_number() OVER (PARTITION BY tenant ORDER BY place, lot) + held AS turn
+            SELECT ticket.*, row_number() OVER (PARTITION BY tenant ORDER BY place, oldest) + held AS turn
             FROM ticket WHERE nth_there <= room_there AND (NOT guest OR nth_guest <= guests)
         ),
         queue AS (
-            SELECT turns.*, slots_left - row_number() OVER (ORDER BY turn, place, lot) + 1 AS free
+            SELECT turns.*, slots_left - row_number() OVER (ORDER BY turn, place, oldest) + 1 AS free
             FROM turns WHERE {_goes("slots_left")}
         )
         SELECT i, count(*)::int AS n, min(share) AS share, min(most_here) AS could,
