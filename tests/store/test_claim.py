@@ -271,25 +271,6 @@ async def test_what_waits_behind_many_that_are_full_is_claimed(postgres_outpost:
         assert free.row in [one.endpoint_row for one in (await store.claim(3)).deliveries]
 
 
-async def test_an_endpoint_that_is_paused_while_its_tokens_are_waited_for_is_not_claimed_for(
-    postgres_outpost: Outpost,
-) -> None:
-    outpost = postgres_outpost
-    endpoint = await outpost.endpoint(rate_limit=1000)
-    await outpost.publish()
-    async with outpost.store() as store, outpost.database.engine.connect() as session:
-        await store.fan_out(10)
-        await session.execute(text("SELECT FROM endpoint_state FOR UPDATE"))
-        claiming = asyncio.create_task(store.claim(10))
-        await outpost.sees(
-            "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-            " AND query LIKE '%dispatcher_claim%'"
-        )
-        await outpost.change("endpoints", endpoint.row, status="paused")
-        await session.rollback()
-        assert not (await claiming).deliveries
-
-
 async def test_an_endpoint_of_which_nothing_is_known_is_sent_to(
     outpost: Outpost, store: HotStore, clock: FakeClock
 ) -> None:

@@ -5,9 +5,8 @@ from sqlalchemy import text
 
 from dispatcher.clock import SystemClock
 from dispatcher.rules.verdict import Outcome
-from dispatcher.store.hot import HotStore
-from dispatcher.store.postgres.connection import Role
 from tests.outpost import Outpost, finished
+from tests.store.reads import rows_read
 
 #: Rows that come of each table, of which nobody gathers statistics, and how many of them one statement may read.
 MANY, FEW = 20_000, 500
@@ -31,20 +30,6 @@ _MUCH = (
 )
 
 
-async def _read(outpost: Outpost, store: HotStore) -> dict[str, int]:
-    """By table and index how much was read so far."""
-    for role in [role for role in vars(store).values() if isinstance(role, Role)]:
-        await role.run(lambda driver: driver.execute("SELECT pg_stat_force_next_flush()"))
-    async with outpost.database.read() as connection:
-        rows = await connection.execute(
-            text(
-                "SELECT relname, seq_tup_read FROM pg_stat_user_tables"
-                " UNION ALL SELECT indexrelname, idx_tup_read FROM pg_stat_user_indexes"
-            )
-        )
-        return {row[0]: row[1] for row in rows}
-
-
 @pytest.mark.parametrize("limit", [2, 40])
 async def test_the_hot_statements_read_no_more_than_they_need_though_their_plans_were_made_when_all_was_tiny(
     postgres_url: str, limit: int
@@ -64,7 +49,7 @@ async def test_the_hot_statements_read_no_more_than_they_need_though_their_plans
             greedy = []
             await outpost.publish("a", "job.progress")
             await outpost.publish("a", "job.progress", "job.progress", "b", job_id="job_1")
-            before = await _read(outpost, store)
+            before = await rows_read(outpost, store)
             for outcome in (None, Outcome.RETRY, Outcome.DELIVERED):
                 if outcome is None:
                     assert (await store.fan_out(100)).events
@@ -73,7 +58,7 @@ async def test_the_hot_statements_read_no_more_than_they_need_though_their_plans
                     assert claimed
                     at = outpost.clock.now()
                     await store.record([finished(one, outcome, at=at, delay_s=None) for one in claimed])
-                after = await _read(outpost, store)
+                after = await rows_read(outpost, store)
                 greedy += [
                     f"{name}: {after[name] - before[name]}" for name in after if after[name] > before[name] + FEW
                 ]

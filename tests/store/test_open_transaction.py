@@ -12,9 +12,9 @@ from dispatcher.clock import SystemClock
 from dispatcher.rules.verdict import Outcome
 from dispatcher.store.hot import Claimed, HotStore
 from dispatcher.store.postgres import fan_out, marks
-from dispatcher.store.postgres.connection import Role
 from tests.clock import FakeClock
 from tests.outpost import Outpost, finished
+from tests.store.reads import rows_read
 from tests.store.steps import claim
 
 DEAD = 5_000
@@ -49,16 +49,8 @@ async def _leave_dead(outpost: Outpost, endpoint_row: int) -> None:
 
 async def _read(outpost: Outpost, store: HotStore) -> dict[str, int]:
     """How many entries of the hot indexes were read so far."""
-    for role in [role for role in vars(store).values() if isinstance(role, Role)]:
-        await role.run(lambda driver: driver.execute("SELECT pg_stat_force_next_flush()"))
-    async with outpost.database.read() as connection:
-        rows = await connection.execute(
-            text(
-                "SELECT indexrelname, idx_tup_read FROM pg_stat_user_indexes WHERE indexrelname IN"
-                " ('ix_deliveries_claim', 'ix_deliveries_sending', 'pk_fanout_queue')"
-            )
-        )
-        return {row[0]: row[1] for row in rows}
+    read = await rows_read(outpost, store)
+    return {index: read[index] for index in ("ix_deliveries_claim", "ix_deliveries_sending", "pk_fanout_queue")}
 
 
 async def test_what_is_dead_is_read_by_looks_in_full_only(

@@ -14,10 +14,11 @@ from dispatcher.rules.verdict import Outcome
 from dispatcher.states import DeliveryState
 from dispatcher.store import gauges
 from dispatcher.store.hot import HotStore
-from dispatcher.store.postgres.connection import Driver, Role
+from dispatcher.store.postgres.connection import Driver
 from dispatcher.store.postgres.store import PostgresStore
 from tests.clock import FakeClock
 from tests.outpost import Outpost, finished
+from tests.store.reads import rows_read, tell_what_was_read
 
 HISTORY = 5000
 _WHOLE_TABLE = re.compile(
@@ -182,9 +183,7 @@ async def test_on_sqlite_the_gauges_read_no_whole_table(sqlite_outpost: Outpost)
 
 async def _whole_tables_read(outpost: Outpost, store: HotStore) -> dict[str, int]:
     """How often each big table was read from end to end so far."""
-    roles = [role for role in vars(store).values() if isinstance(role, Role)]
-    for role in roles:
-        await role.run(lambda driver: driver.execute("SELECT pg_stat_force_next_flush()"))
+    await tell_what_was_read(store)
     async with outpost.database.read() as connection:
         rows = await connection.execute(
             text(
@@ -242,22 +241,14 @@ async def test_on_postgresql_the_hot_statements_read_what_is_live_whatever_lies_
     endpoint = await outpost.endpoint(max_in_flight=5, progress_interval_s=1.0)
     await _fill_many(outpost, endpoint.row, many)
     async with outpost.store() as store:
-        whole, entries = await _whole_tables_read(outpost, store), await _entries_read(outpost, store)
+        whole, entries = await _whole_tables_read(outpost, store), await rows_read(outpost, store)
         await _work(outpost, store, clock)
         assert await _whole_tables_read(outpost, store) == whole
-        read = {index: now - entries.get(index, 0) for index, now in (await _entries_read(outpost, store)).items()}
+        read = {index: now - entries.get(index, 0) for index, now in (await rows_read(outpost, store)).items()}
     # Some fifty statements over a dozen rows each.
     assert all(count < 2000 for count in read.values()), read
     assert read["ix_deliveries_claim"] > 0
     assert read["ix_deliveries_sending"] > 0
-
-
-async def _entries_read(outpost: Outpost, store: HotStore) -> dict[str, int]:
-    for role in [role for role in vars(store).values() if isinstance(role, Role)]:
-        await role.run(lambda driver: driver.execute("SELECT pg_stat_force_next_flush()"))
-    async with outpost.database.read() as connection:
-        rows = await connection.execute(text("SELECT indexrelname, idx_tup_read FROM pg_stat_user_indexes"))
-        return {row[0]: row[1] for row in rows}
 
 
 @pytest.mark.parametrize("due_in_s", [-3600.0, 3600.0], ids=["overdue", "due later"])
@@ -328,15 +319,7 @@ async def test_on_postgresql_a_claim_does_not_walk_through_what_its_endpoint_was
 
 async def _read_of(outpost: Outpost, store: HotStore, index: str) -> int:
     """How many entries of an index were read so far."""
-    for role in [role for role in vars(store).values() if isinstance(role, Role)]:
-        await role.run(lambda driver: driver.execute("SELECT pg_stat_force_next_flush()"))
-    async with outpost.database.read() as connection:
-        read: int = (
-            await connection.execute(
-                text("SELECT idx_tup_read FROM pg_stat_user_indexes WHERE indexrelname = :index"), {"index": index}
-            )
-        ).scalar_one()
-        return read
+    return (await rows_read(outpost, store))[index]
 
 
 async def test_on_postgresql_the_gauges_read_no_whole_table(postgres_outpost: Outpost) -> None:

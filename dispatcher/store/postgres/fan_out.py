@@ -15,10 +15,9 @@ from dispatcher.rules.numbering import Numbered, Queued, count_jobs, number
 from dispatcher.rules.superseding import superseding
 from dispatcher.states import EventKind
 from dispatcher.store.hot import NO_EVENT, FannedOut, Rejected
-from dispatcher.store.job_callbacks import after_end
 from dispatcher.store.postgres.connection import COLLISIONS, OUTAGES, Driver, committed
+from dispatcher.store.postgres.delivering import deliver, deliver_and_supersede
 from dispatcher.store.postgres.marks import CameBack, Looks, Marks
-from dispatcher.store.postgres.progress import due_as_head
 from dispatcher.store.postgres.record import Record
 from dispatcher.store.tables import Tables
 
@@ -58,7 +57,6 @@ class FanOut:
         self._in_full = False
         self._began_at = 0.0
         name = tables.name
-        now = "COALESCE($9, clock_timestamp())"
         # Tenants take turns: each gets an equal share of the batch, found by skipping from tenant to tenant; where they
         # are more than it holds, those come first that the last one ended before.
         # Between the marked tenants it looks from each to the next, at a marked one from its mark on.
@@ -167,103 +165,8 @@ class FanOut:
                              CASE WHEN length(jobs) <= {LONGEST_PAYLOAD} THEN jobs ELSE '' END)
             FROM numbered CROSS JOIN {name("wakeup")} WHERE readers_until > clock_timestamp()
         """
-        # By type and not by event, so far as that goes: thousands of events have a few types. Each look is a subquery
-        # of its own, which goes by its index whatever the planner thinks of the batch.
-        the_endpoint = f"""
-            CROSS JOIN LATERAL (
-                SELECT e.ordered, e.catch_up FROM {name("endpoints")} e
-                WHERE e.row_id = s.endpoint_row AND e.status IN ('enabled', 'paused') AND e.deleted_at IS NULL
-                    AND (e.expires_at IS NULL OR e.expires_at > {now})
-                LIMIT 1
-            ) e
-        """
-        made = """event.event_row, {endpoint}.endpoint_row, event.tenant, event.sequence,
-                  CASE WHEN {options}.ordered THEN event.lane END AS lane, event.progress_of, event.superseded_by,
-                  {options}.catch_up"""
-        matching = f"""
-            WITH event AS MATERIALIZED (
-                -- Without the numbers the planner would take them for ten, and compare each with each.
-                SELECT * FROM ROWS FROM (
-                    unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::bigint[],
-                           $10::bigint[], $11::bigint[]),
-                    generate_series(1, cardinality($1::bigint[])))
-                AS event(event_row, tenant, type, job_id, lane, sequence, progress_of, superseded_by, number)
-            ),
-            pattern AS MATERIALIZED (
-                SELECT * FROM ROWS FROM (unnest($7::text[], $8::text[]), generate_series(1, cardinality($7::text[])))
-                AS pattern(type, pattern, number)
-            ),
-            target AS MATERIALIZED (
-                SELECT DISTINCT kind.tenant, kind.type, s.endpoint_row, e.ordered, e.catch_up
-                FROM (SELECT DISTINCT tenant, type FROM event) kind JOIN pattern ON pattern.type = kind.type
-                CROSS JOIN LATERAL (
-                    SELECT s.endpoint_row FROM {name("subscriptions")} s
-                    WHERE s.tenant = kind.tenant AND s.pattern = pattern.pattern AND s.job_id = '' OFFSET 0
-                ) s {the_endpoint}
-            ),
-            match AS (
-                SELECT {made.format(endpoint="target", options="target")}
-                FROM event JOIN target ON target.tenant = event.tenant AND target.type = event.type
-                UNION
-                SELECT {made.format(endpoint="s", options="e")}
-                FROM (SELECT * FROM event WHERE job_id <> '') event JOIN pattern ON pattern.type = event.type
-                CROSS JOIN LATERAL (
-                    SELECT s.endpoint_row FROM {name("subscriptions")} s
-                    WHERE s.tenant = event.tenant AND s.pattern = pattern.pattern AND s.job_id = event.job_id
-                    OFFSET 0
-                ) s {the_endpoint}
-            )
-        """
-        insert = f"""
-            INSERT INTO {name("deliveries")}
-                (event_row, endpoint_row, tenant, lane, sequence, progress_of, superseded_by, state, reason, waiting,
-                 due_at, created_at, updated_at)
-            SELECT event_row, endpoint_row, tenant, lane, sequence, progress_of, superseded_by,
-                   CASE WHEN superseded_by IS NULL THEN 'pending' ELSE 'superseded' END,
-                   CASE WHEN superseded_by IS NOT NULL THEN 'superseded' END, waiting,
-                   CASE WHEN superseded_by IS NULL AND NOT waiting
-                        THEN {due_as_head(name, "fresh", now, "NULL::timestamptz")} END,
-                   {now}, {now}
-            FROM (
-                SELECT match.*, superseded_by IS NULL AND lane IS NOT NULL AND (
-                    row_number() OVER (PARTITION BY endpoint_row, lane, superseded_by IS NULL ORDER BY sequence) > 1
-                    OR EXISTS (
-                        SELECT FROM {name("deliveries")} d
-                        WHERE d.lane = match.lane AND d.endpoint_row = match.endpoint_row
-                          AND d.lane IS NOT NULL AND d.state IN ('pending', 'sending') AND NOT d.late
-                    )
-                    OR (catch_up AND {after_end(name)})
-                ) AS waiting FROM match
-            ) fresh ORDER BY event_row
-        """
-        self._deliver = matching + insert
-        # Newer progress takes the place of older progress only where it is delivered itself.
-        self._deliver_and_supersede = f"""
-            {matching},
-            made AS ({insert} RETURNING superseded_by, due_at),
-            obsolete AS (
-                SELECT DISTINCT ON (d.row_id) d.row_id, s.event_row
-                FROM unnest($12::bigint[], $13::text[], $14::bigint[], $15::bigint[])
-                    AS s(job_row, type, event_row, sequence)
-                JOIN {name("deliveries")} d ON d.progress_of = s.job_row AND d.sequence < s.sequence
-                    AND d.state = 'pending' AND d.progress_of IS NOT NULL
-                JOIN {name("events")} e ON e.row_id = d.event_row
-                WHERE s.type IS NULL OR (s.type = e.type AND EXISTS (
-                    SELECT FROM match m WHERE m.event_row = s.event_row AND m.endpoint_row = d.endpoint_row))
-                ORDER BY d.row_id, s.sequence
-            ),
-            superseded AS (
-                UPDATE {name("deliveries")} d
-                SET state = 'superseded', reason = 'superseded', superseded_by = o.event_row, due_at = NULL,
-                    updated_at = {now}
-                FROM obsolete o WHERE d.row_id = o.row_id AND d.state = 'pending'
-                RETURNING d.lane, d.endpoint_row
-            )
-            SELECT (SELECT count(*) FROM made), count(*) + (SELECT count(superseded_by) FROM made),
-                   array_agg(lane) FILTER (WHERE lane IS NOT NULL),
-                   array_agg(endpoint_row) FILTER (WHERE lane IS NOT NULL), (SELECT count(due_at) > 0 FROM made)
-            FROM superseded
-        """
+        self._deliver = deliver(name)
+        self._deliver_and_supersede = deliver_and_supersede(name)
 
     async def run(self, driver: Driver, limit: int, now: datetime | None) -> FannedOut:
         """One batch, inside the caller's transaction."""
