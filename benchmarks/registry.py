@@ -39,13 +39,13 @@ MEASURES: Mapping[str, Measure] = {
     "memory": memory.rows,
     "burst": unfair.burst_rows,
     "quiet": unfair.quiet_rows,
-    "order": order.rows,
-    "coalescing": coalescing.rows,
 }
 #: What takes so long that it is measured only where it is asked for, each by its name or all with `--long`.
 LONG: Mapping[str, Measure] = {
     **growth.PARTS,
     "spread": unfair.spread_rows,
+    "order": order.rows,
+    "coalescing": coalescing.rows,
     "waiting": waiting.rows,
     "backlog": backlog.rows,
     "slow-lasting": slow_endpoint.lasting_rows,

@@ -201,7 +201,8 @@ async def quiet_rows(databases: Databases, receiver: Receiver, plan: Plan) -> li
 
 
 async def _quiet_rows(databases: Databases, receiver: Receiver, dialect: str, plan: Plan) -> list[Row]:
-    found = await quiet(databases, dialect, seconds=plan.seconds, rounds=plan.rounds)
+    # A round is four times as long as of most measures.
+    found = await quiet(databases, dialect, seconds=plan.seconds, rounds=1)
     neighbours = {
         "slow": (f"one that takes {slow_endpoint.SLOW_S:.0f} s and gets 10 %", 2),
         "dead": (f"{DEAD} dead ones", 3),
