@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 
 from dispatcher import metrics
 from dispatcher.clock import Clock
@@ -27,6 +28,13 @@ BATCH = 500
 LEAST_BATCH = 50
 #: Retries made due in one statement.
 DUE_BATCH = 1000
+#: What is fanned out is claimed by the same transaction where it is so few events: more would wait for each other's
+#: deliveries. It claims so many deliveries at most, and waits so long for the claim under way, in seconds.
+STRAIGHT_EVENTS = 20
+STRAIGHT_DELIVERIES = 50
+LENDING_S = 0.02
+#: How long the database has at a stop to take back what was claimed and not begun, in seconds.
+RELEASE_S = 1.5
 #: How long the first attempt that ends waits for others before their room is claimed again, in seconds.
 LINGER_S = 0.003
 #: Attempts that have been in flight for so long, or up to twice as long, are no measure of how soon there will be room,
@@ -126,15 +134,15 @@ class Claiming:
             self._look_for_due_at = due_at
             self._pulse.ring()
 
-    async def between_claims(self, seconds: float) -> None:
-        """Returns when the claim under way has; after so long at most, and at once where others follow it."""
-        if not self._asked or self._rushing:
-            return
-        try:
-            async with asyncio.timeout(seconds):
-                await self._returned.wait()
-        except TimeoutError:
-            return
+    async def lend_between(self) -> Straight | None:
+        """As `lend`, when the claim under way has returned: who is in its way waits `LENDING_S` at most, and not at all
+        where others follow it.
+        """
+        if self._asked and not self._rushing:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LENDING_S):
+                    await self._returned.wait()
+        return self.lend(STRAIGHT_DELIVERIES)
 
     def lend(self, most: int) -> Straight | None:
         """Room for attempts that a transaction of somebody else's claims: `returned` or `doubt` ends it.
@@ -151,14 +159,13 @@ class Claiming:
 
     def returned(self, batch: ClaimedBatch, *, left: bool) -> None:
         """What was lent has claimed this batch, whose attempts begin; `left`: there is more to claim."""
-        if not self._lent:
-            return
         self._lent = 0
         if self._stopping and batch.deliveries:
             self._releasing = asyncio.get_running_loop().create_task(self._release(batch))
             return
         self._begin(batch)
-        if left or self._full or self._doubt_ends_s is not None:
+        # Who waits for an idle pass had none while this was lent.
+        if left or self._full or self._doubt_ends_s is not None or (self._pulse.awaited and not self._tasks):
             self._pulse.ring()
 
     def doubt(self) -> None:
@@ -301,7 +308,8 @@ class Claiming:
     async def finish(self, grace_s: float) -> None:
         """After `run` has ended: attempts in flight may end within `grace_s`, the rest is interrupted."""
         if self._releasing is not None:
-            await asyncio.wait({self._releasing}, timeout=grace_s)
+            # As the last outcomes, also where there is no grace: nobody else would know that it was not begun.
+            await asyncio.wait({self._releasing}, timeout=max(RELEASE_S, grace_s))
             self._releasing.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=grace_s)

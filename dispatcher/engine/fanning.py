@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Collection
 
 from dispatcher import metrics
+from dispatcher.engine.claiming import STRAIGHT_EVENTS, Claiming
 from dispatcher.engine.patience import patiently
 from dispatcher.engine.pulse import Pulse
 from dispatcher.errors import StoreUnavailable
@@ -11,7 +12,8 @@ from dispatcher.logs import logger
 from dispatcher.states import DeliveryState, Reason
 from dispatcher.store import job_callbacks
 from dispatcher.store.database import Database
-from dispatcher.store.hot import FannedOut, HotStore
+from dispatcher.store.hot import ClaimedBatch, FannedOut, HotStore
+from dispatcher.store.ingest import Straight
 
 log = logger("dispatcher.fan_out")
 
@@ -33,6 +35,8 @@ CONTENDED_S = 0.005
 CONTENDED_MOST_S = 0.3
 #: An event that goes to more endpoints than this keeps its publisher waiting too long to be fanned out on the way.
 WIDE = 20
+#: So many passes in a row that found some say that the queue is not emptied by small ones.
+IN_A_ROW = 10
 #: How long a publisher waits for the pass that is under way, in seconds. A pass that is short costs less than the way
 #: through the queue, which keeps this loop at work just when the next publisher comes.
 TURN_S = 0.03
@@ -48,7 +52,7 @@ class Fanning:
         pulse: Pulse,
         made: Pulse,
         poll_interval_s: float,
-        held: Callable[[], None],
+        claiming: Claiming,
         numbered: Callable[[Collection[int]], None],
     ) -> None:
         self._store = store
@@ -56,7 +60,7 @@ class Fanning:
         self._clock = database.clock
         self._pulse = pulse
         self._made = made
-        self._held = held
+        self._claiming = claiming
         self._poll_interval_s = poll_interval_s
         self._numbered = numbered
         self._busy_until = 0.0
@@ -65,6 +69,14 @@ class Fanning:
         self._contended_s = 0.0
         self._per_event = 1.0
         self._batch = FIRST_BATCH
+        #: The most events that the last pass was to take; passes in a row that found some; whether there may be many.
+        self._limit = FIRST_BATCH
+        self._in_a_row = 0
+        self._many = False
+        #: Whether there was word of something, and no pass has found what it was about.
+        self._told = False
+        self._goes_straight = False
+        self._returned = asyncio.Event()
         #: Events that are to be fanned out each by itself, since one of so many cannot be.
         self._singly = 0
 
@@ -89,6 +101,7 @@ class Fanning:
     async def run(self) -> None:
         """Runs until it is cancelled."""
         while True:
+            self._told |= self._pulse.rung
             self._pulse.quiet()
             async with self._turn:
                 found = await self.once()
@@ -108,16 +121,24 @@ class Fanning:
         except Exception:
             if self._singly:
                 raise
-            log.exception("fan_out.batch_failed", events=self._batch)
-            self._singly = self._batch
-            return self._batch
+            log.exception("fan_out.batch_failed", events=self._limit)
+            self._singly = self._limit
+            return self._limit
         self.settle(result)
+        self._in_a_row = self._in_a_row + 1 if result.events else 0
+        # Each tenant has its share of a pass: many of one may be few of all, and then one pass follows another.
+        self._many = 2 * result.events > min(self._limit, STRAIGHT_EVENTS) or self._in_a_row >= IN_A_ROW
         self._contended_s = min(CONTENDED_MOST_S, 2 * self._contended_s or CONTENDED_S) if result.contended else 0.0
         if result.events:
             self._batch = max(1, min(BATCH, self._batch * 4, int(DELIVERIES / self._per_event)))
-        if result.deliveries or result.superseded:
-            # A head that was superseded has freed its lane.
-            self._made.ring()
+        if not result.contended:
+            if result.claimed is None and (
+                result.deliveries or result.superseded or (self._told and not result.events)
+            ):
+                # A head that was superseded has freed its lane; and what was told of, and is not in the queue, another
+                # process has fanned out, who may have no room for it.
+                self._made.ring()
+            self._told = False
         if result.events >= BUSY_BATCH and self._clock.monotonic() > self._busy_until - BUSY_S / 2:
             # Noted first: as long as producers may be silent, the queue is looked at without being asked.
             self._busy_until = self._clock.monotonic() + BUSY_S + BUSY_POLL_S
@@ -139,7 +160,7 @@ class Fanning:
             metrics.settled.labels(DeliveryState.SUPERSEDED, Reason.SUPERSEDED).inc(result.superseded)
             log.debug("delivery.superseded", count=result.superseded)
         if result.held:
-            self._held()
+            self._claiming.look_for_due()
         if result.jobs:
             self._numbered(result.jobs)
 
@@ -155,12 +176,52 @@ class Fanning:
 
     async def _fan_out(self) -> FannedOut:
         if self._singly:
+            self._limit = 1
             result = await self._store.fan_out_one()
             self._singly = self._singly - 1 if result.events else 0
             return result
+        straight = await self._lend()
+        if straight is not None:
+            return await self._fan_out_straight(straight)
+        self._limit = self._batch
         try:
             return await self._store.fan_out(self._batch)
         except StoreUnavailable:
             # Perhaps it only took too long.
             self._batch = max(1, self._batch // 2)
             raise
+
+    async def _lend(self) -> Straight | None:
+        if self._many or self._per_event > WIDE or self._clock.monotonic() < self._busy_until:
+            return None
+        return await self._claiming.lend_between()
+
+    async def _fan_out_straight(self, straight: Straight) -> FannedOut:
+        self._goes_straight = True
+        self._returned.clear()
+        self._limit = min(self._batch, STRAIGHT_EVENTS)
+        try:
+            result = await self._store.fan_out(self._limit, straight)
+        except (StoreUnavailable, asyncio.CancelledError):
+            self._claiming.doubt()
+            raise
+        except Exception:
+            # Nothing came about.
+            self._claiming.returned(ClaimedBatch(()), left=False)
+            raise
+        else:
+            self._claiming.returned(result.claimed or ClaimedBatch(()), left=result.left)
+            return result
+        finally:
+            self._goes_straight = False
+            self._returned.set()
+
+    async def straight_returned(self, seconds: float) -> None:
+        """Returns when what a pass under way claims has been handed over; after so long at most."""
+        if not self._goes_straight:
+            return
+        try:
+            async with asyncio.timeout(seconds):
+                await self._returned.wait()
+        except TimeoutError:
+            return

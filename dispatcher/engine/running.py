@@ -74,7 +74,7 @@ class Running:
             self._queued,
             self._claimable,
             poll_interval_s,
-            held=self._claiming.look_for_due,
+            claiming=self._claiming,
             numbered=numbered,
         )
         self.ingest = Ingest(self._store, StraightWay(self._fanning, self._claiming, self._queued))
@@ -94,7 +94,7 @@ class Running:
             ("claim", self._claiming.run),
             ("record", self._recorder.run),
             ("lease", self._lease.keep),
-            ("watch", lambda: self._store.watch(self.wake)),
+            ("watch", lambda: self._store.watch(self._queued.ring, self.wake)),
         ):
             self._tasks[name] = loop.create_task(self._vitals.keep(name, work), name=f"dispatcher {name}")
         await self.duties.start()
@@ -146,10 +146,11 @@ class Running:
     async def stop(self) -> None:
         self.ask_to_stop()
         # All at once: each may have to give a connection up that does not answer, which takes its time.
-        others = asyncio.gather(self.duties.stop(), self._cancel("fan out", "watch"))
+        others = asyncio.gather(self.duties.stop(), self._cancel("watch"), self._end_fan_out())
         await self._join("claim", self._left_s())
         # What it claims from now on, it gives back.
         await self.ingest.finish(max(LAST_S, self._left_s()))
+        await self._fanning.straight_returned(LAST_S)
         await self._claiming.finish(self._left_s())
         self._recorder.close()
         # The lease is kept until the last outcome is on record.
@@ -165,6 +166,10 @@ class Running:
         finally:
             await self._store.close()
             await self._client.close()
+
+    async def _end_fan_out(self) -> None:
+        await self._fanning.straight_returned(LAST_S)
+        await self._cancel("fan out")
 
     def _left_s(self) -> float:
         by = self._deployment.clock.monotonic() if self._stop_by is None else self._stop_by

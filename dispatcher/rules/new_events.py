@@ -1,8 +1,9 @@
 """An event that may be stored, and when a stored one of the same id says the same."""
 
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
+
+from msgspec import Struct
 
 from dispatcher.errors import IdempotencyConflict
 from dispatcher.rules.json_text import same
@@ -12,8 +13,7 @@ from dispatcher.states import EventKind
 WARN_ABOVE = 20_000
 
 
-@dataclass(frozen=True, slots=True)
-class NewEvent:
+class NewEvent(Struct, frozen=True):
     """An event that may be inserted."""
 
     id: str

@@ -186,10 +186,23 @@ class FannedOut:
     #: The rows of the jobs whose events it numbered: what readers of those jobs wait for.
     jobs: frozenset[int] = frozenset()
     rejected: Sequence[Rejected] = ()
-    #: The events that left the queue.
+    #: The events that left the queue, and the ids of those that it found.
     rows: frozenset[int] = field(default=frozenset(), compare=False)
+    ids: Sequence[str] = field(default=(), compare=False)
     #: Another connection was fanning out, perhaps too early to see what is to be: look again in a moment.
     contended: bool = False
+    #: What the same transaction claimed; null where it claimed nothing, or was not to.
+    claimed: ClaimedBatch | None = None
+
+    @property
+    def left(self) -> bool:
+        """Whether there may be something to claim that was not claimed along with it."""
+        claimed = self.claimed or ClaimedBatch(())
+        # Others may have been claimed in place of these.
+        ours = set(self.ids)
+        sent = sum(one.event_id in ours for one in claimed.deliveries)
+        # What it superseded may have been the head of a lane, which goes on.
+        return self.deliveries > sent or self.superseded > 0 or bool(claimed.homeless)
 
 
 class Finished(Struct, frozen=True, gc=False):
@@ -312,12 +325,14 @@ class HotStore(Protocol):
     async def retire(self) -> None:
         """Gives the lease back at a clean stop."""
 
-    async def fan_out(self, limit: int) -> FannedOut:
+    async def fan_out(self, limit: int, straight: "Straight | None" = None) -> FannedOut:
         """Numbers up to `limit` queued events per job and makes a delivery for each endpoint that matches.
 
         Progress takes the place of older progress of its job and type that waits at the endpoint, a terminal event of
         all progress of its job that waits anywhere: pending → superseded. Does nothing while another dispatcher fans
         out.
+
+        With `straight`, and where nothing is in the way, the same transaction claims as `claim` does.
         """
 
     async def fan_out_one(self) -> FannedOut:
@@ -371,8 +386,10 @@ class HotStore(Protocol):
     async def busy(self, seconds: float) -> None:
         """Tells producers that a dispatcher looks at the queue anyway for so long, so that they need not notify."""
 
-    async def watch(self, wake: Callable[[], None]) -> None:
-        """Calls `wake` when somebody may have committed events; a hint, until it is cancelled."""
+    async def watch(self, queued: Callable[[], None], wake: Callable[[], None]) -> None:
+        """Calls `queued` when somebody has committed events, `wake` when there may be anything; hints, until it is
+        cancelled.
+        """
 
     async def close(self) -> None:
         """Closes the connections."""

@@ -58,7 +58,11 @@ class Ingested:
     new: Sequence[int]
     #: What the same transaction fanned out and claimed; null: nothing, the events wait in the queue.
     fanned_out: FannedOut | None = None
-    claimed: ClaimedBatch | None = None
+
+    @property
+    def claimed(self) -> ClaimedBatch | None:
+        """What the same transaction claimed."""
+        return None if self.fanned_out is None else self.fanned_out.claimed
 
     @property
     def queued(self) -> bool:

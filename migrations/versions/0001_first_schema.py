@@ -5,7 +5,7 @@ from alembic import op
 
 from dispatcher.store.columns import RowId, UtcTime
 from dispatcher.store.partitions import create_default_partition
-from dispatcher.store.tables import FANNED_OUT, QUIET, DatabaseNow, RandomEventId, Tables
+from dispatcher.store.tables import FANNED_OUT, QUEUED, QUIET, DatabaseNow, RandomEventId, Tables
 
 revision = "0001"
 down_revision = None
@@ -734,7 +734,7 @@ def feed_the_queue_on_postgresql(ours: Tables) -> None:
                 RETURN NULL;
             END IF;
             IF NOT EXISTS (SELECT FROM {full("wakeup")} WHERE busy_until > pg_catalog.clock_timestamp()) THEN
-                PERFORM pg_catalog.pg_notify('{ours.channel}', '');
+                PERFORM pg_catalog.pg_notify('{ours.channel}', '{QUEUED}');
             END IF;
             RETURN NULL;
         END $body$

@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from dispatcher.engine import fanning
-from dispatcher.engine import straight as straight_way
+from dispatcher.engine import claiming, fanning
 from dispatcher.engine.claiming import Claiming
 from dispatcher.engine.ingest import ByTheQueue, Ingest
 from dispatcher.engine.pulse import Pulse
@@ -174,20 +173,26 @@ async def test_what_is_published_through_a_dispatcher_goes_straight_out(
     assert {(row.state, row.attempts) for row in await outpost.deliveries()} == {("delivered", 1)}
 
 
+def lending(monkeypatch: pytest.MonkeyPatch) -> list[Straight | None]:
+    """What publishers are lent from now on."""
+    lent: list[Straight | None] = []
+    lend = StraightWay.lend
+
+    async def noted(way: StraightWay, events: int) -> Straight | None:
+        lent.append(await lend(way, events))
+        return lent[-1]
+
+    monkeypatch.setattr(StraightWay, "lend", noted)
+    return lent
+
+
 @pytest.mark.parametrize(("patience_s", "straight"), [(PATIENCE_S, True), (0.0, False)])
 async def test_a_publisher_waits_for_a_short_fan_out_and_for_no_long_one(
     outpost: Outpost, receiver: Receiver, monkeypatch: pytest.MonkeyPatch, patience_s: float, straight: bool
 ) -> None:
     await outpost.endpoint(receiver.url("/hook"))
     monkeypatch.setattr(fanning, "TURN_S", patience_s)
-    asked: list[int] = []
-    lend = Claiming.lend
-
-    def noted(claiming: Claiming, most: int) -> Straight | None:
-        asked.append(most)
-        return lend(claiming, most)
-
-    monkeypatch.setattr(Claiming, "lend", noted)
+    lent = lending(monkeypatch)
     fan_out = fanning.Fanning.once
     begun, gate = asyncio.Event(), asyncio.Event()
 
@@ -210,7 +215,7 @@ async def test_a_publisher_waits_for_a_short_fan_out_and_for_no_long_one(
         await publishing
         await receiver.wait_for(1)
         await dispatcher.until_idle()
-    assert bool(asked) is straight
+    assert [one is not None for one in lent] == [straight]
 
 
 @pytest.mark.parametrize(
@@ -230,14 +235,9 @@ async def test_a_publisher_waits_for_a_short_claim_that_no_other_follows(
     straight: bool,
 ) -> None:
     await outpost.endpoint(receiver.url("/hook"))
-    monkeypatch.setattr(straight_way, "CLAIM_S", patience_s)
-    lent: list[Straight | None] = []
-    lend, claim = Claiming.lend, Claiming._claim
+    monkeypatch.setattr(claiming, "LENDING_S", patience_s)
+    lent, claim = lending(monkeypatch), Claiming._claim
     begun, gate = asyncio.Event(), asyncio.Event()
-
-    def noted(claiming: Claiming, most: int) -> Straight | None:
-        lent.append(lend(claiming, most))
-        return lent[-1]
 
     async def held(claiming: Claiming, limit: int, unrecorded: Sequence[tuple[int, int]]) -> ClaimedBatch:
         claiming._rushing = follows
@@ -247,7 +247,6 @@ async def test_a_publisher_waits_for_a_short_claim_that_no_other_follows(
 
     async with outpost.dispatcher(poll_interval=timedelta(hours=1)) as dispatcher, asyncio.timeout(PATIENCE_S):
         await dispatcher.until_idle()
-        monkeypatch.setattr(Claiming, "lend", noted)
         monkeypatch.setattr(Claiming, "_claim", held)
         assert dispatcher._running is not None
         dispatcher._running._claimable.ring()
@@ -360,6 +359,15 @@ class Claims:
     def __init__(self) -> None:
         self.left: bool | None = None
 
+    async def take_turn(self) -> bool:
+        return True
+
+    async def lend_between(self) -> Straight | None:
+        return Straight(50, ())
+
+    def end_turn(self) -> None:
+        """Nobody else's follows."""
+
     def returned(self, batch: ClaimedBatch, *, left: bool) -> None:
         self.left = left
 
@@ -371,14 +379,14 @@ async def test_what_another_s_delivery_took_the_place_of_is_looked_for(outpost: 
     paused = await outpost.endpoint("http://127.0.0.1:8000/paused", event_types=("a",))
     await outpost.endpoint("http://127.0.0.1:8000/full", event_types=("b",), max_in_flight=1)
     await outpost.change("endpoint_state", paused.row, paused_until=clock.now() + timedelta(seconds=5))
-    go, claims = Straight(50, ()), Claims()
+    claims = Claims()
     way = StraightWay(claims, claims, Pulse())  # type: ignore[arg-type] # as much of both as is used
     async with outpost.store() as store:
         for event_type, left in (("b", False), ("a", True)):
-            way.committed(await store.ingest([[event(type=event_type)]], go))
+            way.committed(await store.ingest([[event(type=event_type)]], await way.lend(1)))
             assert claims.left is left
         clock.advance(5)
-        done = await store.ingest([[event(type="b")]], go)
+        done = await store.ingest([[event(type="b")]], await way.lend(1))
         assert done.fanned_out is not None
         assert done.claimed is not None
         assert ([one.event_type for one in done.claimed.deliveries], done.fanned_out.deliveries) == (["a"], 1)

@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import func, select, text
 
 from dispatcher.engine import expiry
+from dispatcher.engine.claiming import Claiming
 from dispatcher.engine.fanning import CALLBACKS_LINGER_S, Fanning
 from dispatcher.engine.pulse import Pulse
 from dispatcher.ids import Kind, public_id
@@ -18,6 +19,7 @@ from dispatcher.service.models import CallbackCreate
 from dispatcher.states import DeliveryState, EndpointStatus, Reason
 from dispatcher.store import job_callbacks
 from dispatcher.store.hot import FannedOut
+from dispatcher.store.ingest import Straight
 from dispatcher.store.postgres.store import PostgresStore
 from tests.clock import FakeClock
 from tests.outpost import Outpost, Registered
@@ -308,12 +310,22 @@ async def test_a_callback_of_the_api_wakes_the_dispatcher_of_its_process(outpost
     assert public_id(Kind.ENDPOINT, row.endpoint_row) == made.id
 
 
+class LendsNothing(Claiming):
+    """As much of a claim loop as a fan-out asks for that is lent nothing."""
+
+    def __init__(self) -> None:
+        """Without a store."""
+
+    async def lend_between(self) -> Straight | None:
+        return None
+
+
 async def test_while_events_come_new_callbacks_are_looked_at_together(outpost: Outpost, clock: FakeClock) -> None:
     async def flagged() -> int:
         return sum(row.catch_up for row in await outpost.rows("endpoints"))
 
     async with outpost.store() as store:
-        fanning = Fanning(store, outpost.database, Pulse(), Pulse(), 1.0, held=lambda: None, numbered=lambda jobs: None)
+        fanning = Fanning(store, outpost.database, Pulse(), Pulse(), 1.0, LendsNothing(), numbered=lambda jobs: None)
         seen: list[int] = []
         for seconds in (0, 0, CALLBACKS_LINGER_S, 0):
             clock.advance(seconds)

@@ -134,7 +134,12 @@ class Model:
                     made += 1
                     superseded += self._deliver(event, endpoint, job)
         return FannedOut(
-            len(batch), made, superseded=superseded, jobs=frozenset(jobs), rows=frozenset(e.row for e in batch)
+            len(batch),
+            made,
+            superseded=superseded,
+            jobs=frozenset(jobs),
+            rows=frozenset(event.row for event in batch),
+            ids=[event.id for event in batch],
         )
 
     def _number(self, event: Event) -> Job | None:

@@ -24,11 +24,13 @@ from dispatcher.engine.patience import patiently
 from dispatcher.engine.reclaiming import Reclaiming
 from dispatcher.engine.recorder import Recorder
 from dispatcher.engine.running import Running
+from dispatcher.engine.straight import StraightWay
 from dispatcher.errors import StoreUnavailable
 from dispatcher.rules import verdict
 from dispatcher.rules.verdict import Exchange, Outcome
 from dispatcher.states import AttemptError
 from dispatcher.store.hot import Claimed, ClaimedBatch, FannedOut, Finished, Recorded
+from dispatcher.store.ingest import Ingested
 from tests.simulation.model import Model
 from tests.simulation.outside import ModelStore
 from tests.simulation.rows import LIVE, SENDING, Delivery
@@ -161,9 +163,15 @@ async def _claim_and_keep(stage: str, work: Callable[[], Awaitable[Any]], **give
     return None if stage == "release" else await patiently(stage, work, **given)
 
 
-@_named("what was handed over is not begun", Claiming, "returned", breaks="publishing is prompt")
+@_named("what was handed over is not begun", Claiming, "returned", breaks="work is prompt")
 def _begin_nothing(self: Claiming, batch: ClaimedBatch, *, left: bool) -> None:
     self._lent = 0
+
+
+@_named("what a publisher's transaction claimed is not begun", StraightWay, "committed", breaks="publishing is prompt")
+def _only_end_the_turn(self: StraightWay, done: Ingested) -> None:
+    self._end_turn()
+    self._claiming._lent = 0
 
 
 @_named("a retry does not wake the claim", Claiming, "retry_at", breaks="retries are prompt")

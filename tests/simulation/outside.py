@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from yarl import URL
@@ -113,8 +114,23 @@ class ModelStore:
 
         await ask(self._process, "retire", effect)
 
-    async def fan_out(self, limit: int) -> FannedOut:
-        return await ask(self._process, "fan_out", lambda: self._model.fan_out(limit))
+    async def fan_out(self, limit: int, straight: Straight | None = None) -> FannedOut:
+        row, process = self._row, self._process
+
+        def effect() -> FannedOut:
+            fanned = self._model.fan_out(limit)
+            if straight is None or not fanned.deliveries or process.weather.rng.random() < 0.1:
+                return fanned
+            return self._claimed_too(row, fanned, straight)
+
+        done = await ask(process, "fan_out", effect)
+        self._ledger.handed(done.claimed.deliveries if done.claimed is not None else ())
+        return done
+
+    def _claimed_too(self, row: int, fanned: FannedOut, straight: Straight) -> FannedOut:
+        batch = self._model.claim(row, straight.most, straight.ended, self._process.weather.locked())
+        self._ledger.claimed(self._process, batch.deliveries, straight.ended)
+        return replace(fanned, claimed=batch)
 
     async def fan_out_one(self) -> FannedOut:
         return await self.fan_out(1)
@@ -158,9 +174,7 @@ class ModelStore:
                 # Something is in its way.
                 return Ingested(answers, new)
             fanned = self._model.fan_out(len(events) + STRAIGHT_BEHIND)
-            batch = self._model.claim(row, straight.most, straight.ended, process.weather.locked())
-            self._ledger.claimed(process, batch.deliveries, straight.ended)
-            return Ingested(answers, new, fanned, batch)
+            return Ingested(answers, new, self._claimed_too(row, fanned, straight))
 
         done = await ask(process, "ingest", effect)
         self._ledger.handed(done.claimed.deliveries if done.claimed is not None else ())
@@ -190,8 +204,9 @@ class ModelStore:
     async def busy(self, seconds: float) -> None:
         """Nothing to tell: producers of the model always notify."""
 
-    async def watch(self, wake: Callable[[], None]) -> None:
-        self._process.wake = wake
+    async def watch(self, queued: Callable[[], None], wake: Callable[[], None]) -> None:
+        # On one database the watch knows what it is about.
+        self._process.wake = queued if self._process.weather.rng.random() < 0.5 else wake
         await self._process.loop.create_future()
 
     async def close(self) -> None:

@@ -3,8 +3,13 @@
 import asyncio
 from datetime import timedelta
 
+import pytest
+
 from dispatcher.states import EndpointStatus
 from dispatcher.store.hot import FannedOut, HotStore
+from dispatcher.store.ingest import Straight
+from dispatcher.store.postgres import claim as postgres_claim
+from dispatcher.store.sqlite import claim as sqlite_claim
 from tests.outpost import Outpost
 
 
@@ -32,6 +37,44 @@ async def test_deliveries_are_made_in_publish_order_whatever_types_take_turns(
     assert [event_row for event_row, _ in made] == [1, 1, 2, 3, 3, 5]
     assert [event_row for event_row, endpoint_row in made if endpoint_row == narrow.row] == [1, 3]
     assert [event_row for event_row, endpoint_row in made if endpoint_row == endpoint.row] == [1, 2, 3, 5]
+
+
+async def test_what_is_fanned_out_may_be_claimed_in_the_same_transaction(outpost: Outpost, store: HotStore) -> None:
+    await outpost.endpoint()
+    full = await outpost.endpoint(max_in_flight=1)
+    await outpost.publish("a", "b")
+    done = await store.fan_out(100, Straight(50, ()))
+    assert done == FannedOut(events=2, deliveries=4, claimed=done.claimed)
+    assert done.claimed is not None
+    in_flight = [(one.event_type, one.endpoint_row == full.row) for one in done.claimed.deliveries]
+    assert sorted(in_flight) == [("a", False), ("a", True), ("b", False)]
+    assert [row.state for row in await outpost.deliveries()].count("sending") == 3
+    assert await store.fan_out(100, Straight(50, ())) == FannedOut(events=0, deliveries=0)
+
+
+async def test_no_more_is_claimed_along_than_was_lent(outpost: Outpost, store: HotStore) -> None:
+    await outpost.endpoint()
+    await outpost.publish(*"abc")
+    done = await store.fan_out(100, Straight(2, ()))
+    assert done.claimed is not None
+    assert len(done.claimed.deliveries) == 2
+    assert done.deliveries == 3
+
+
+async def test_what_cannot_be_claimed_along_is_fanned_out_all_the_same(
+    outpost: Outpost, store: HotStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await outpost.endpoint()
+    await outpost.publish()
+
+    def fails(*_: object) -> None:
+        raise ValueError("a row that cannot be read")
+
+    for claim in (postgres_claim.Claim, sqlite_claim.Claim):
+        monkeypatch.setattr(claim, "run", fails)
+    done = await store.fan_out(100, Straight(50, ()))
+    assert (done.events, done.deliveries, done.claimed) == (1, 1, None)
+    assert [row.state for row in await outpost.deliveries()] == ["pending"]
 
 
 async def test_an_event_that_matches_nobody_leaves_the_queue(outpost: Outpost, store: HotStore) -> None:

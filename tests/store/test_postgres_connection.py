@@ -1,10 +1,10 @@
-"""A kept connection to PostgreSQL: what the server itself ends when the process behind it stands still."""
+"""A kept connection to PostgreSQL: what the server ends when the process behind it stands still; what it is sent."""
 
 import asyncio
 
 import pytest
 
-from dispatcher.store.postgres.connection import OUTAGES, Driver, Role
+from dispatcher.store.postgres.connection import OUTAGES, Driver, Role, driver_of, integers, texts
 from tests.outpost import Outpost
 
 
@@ -32,3 +32,39 @@ async def _go_on_for_ever(driver: Driver) -> None:
     await driver.execute("BEGIN")
     while True:
         await driver.execute("SELECT 1")
+
+
+TEXTS = [
+    "",
+    "plain",
+    "NULL",
+    "null",
+    None,
+    '"',
+    "\\",
+    'a"b\\"c',
+    "{x,y}",
+    " led and trailed ",
+    ",",
+    "é \U0001f600",
+    "a\nb\tc",
+]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [[], [None], [None, None], *([text] for text in TEXTS), TEXTS, ["a", None], [None, "a"], ["a", "b"], ["a,b", "c"]],
+)
+async def test_texts_arrive_as_they_are(postgres_outpost: Outpost, values: list[str | None]) -> None:
+    async with postgres_outpost.database.engine.connect() as connection:
+        driver = await driver_of(connection)
+        found = await driver.fetchval("SELECT $1::text::text[]", texts(values))
+    assert found == (values if any(value is not None for value in values) else [])
+
+
+@pytest.mark.parametrize("values", [[], [None], [1], [2**62, None, -1], [None, 0]])
+async def test_integers_arrive_as_they_are(postgres_outpost: Outpost, values: list[int | None]) -> None:
+    async with postgres_outpost.database.engine.connect() as connection:
+        driver = await driver_of(connection)
+        found = await driver.fetchval("SELECT $1::text::bigint[]", integers(values))
+    assert found == (values if any(value is not None for value in values) else [])

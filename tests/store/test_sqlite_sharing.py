@@ -12,6 +12,7 @@ import pytest
 from dispatcher.store.sqlite.checkpoints import Checkpoints
 from dispatcher.store.sqlite.connection import Connection
 from dispatcher.store.sqlite.writer import SHARED_ROWS, Writer
+from tests.outpost import PATIENCE_S
 
 
 class Scene:
@@ -83,6 +84,54 @@ async def test_what_was_given_up_while_it_waited_is_not_begun(scene: Scene) -> N
 async def test_nobody_waits_for_much_work_of_somebody_else(scene: Scene) -> None:
     await scene.together((scene.insert, 1), (scene.insert, SHARED_ROWS), (scene.insert, 1))
     assert scene.seen == [0, 1, 2]
+    await scene.close()
+
+
+async def test_who_lingers_shares_the_next_commit_and_is_in_nobodys_way(scene: Scene) -> None:
+    lingering = asyncio.create_task(scene.writer.transact(scene.insert, rows=1, linger_s=PATIENCE_S))
+    await asyncio.sleep(0)
+    # A look and much work take nobody along.
+    assert await scene.writer.read(lambda connection: connection.one("SELECT count(*) FROM t")) == 0
+    await scene.writer.transact(scene.insert, rows=SHARED_ROWS)
+    assert scene.seen == [0]
+    assert not lingering.done()
+    assert await scene.writer.transact(scene.insert, rows=1) == 1
+    assert await lingering == 1
+    assert scene.seen == [0, 1, 1]
+    assert scene.committed() == 3
+    await scene.close()
+
+
+async def test_who_lingers_in_vain_goes_alone(scene: Scene) -> None:
+    assert await scene.writer.transact(scene.insert, rows=1, linger_s=0.001) == 1
+    assert scene.committed() == 1
+    # What it would have been taken along by finds nobody.
+    assert await scene.writer.transact(scene.insert, rows=1) == 1
+    assert scene.seen == [0, 1]
+    await scene.close()
+
+
+async def test_who_lingers_and_is_cancelled_again_and_again_leaves_no_trace(scene: Scene) -> None:
+    lingering = asyncio.create_task(scene.writer.transact(scene.insert, rows=1, linger_s=0.001))
+    for _ in range(2):
+        await asyncio.sleep(0)
+        lingering.cancel()
+    await asyncio.wait([lingering])
+    # Its time has come by then.
+    assert await scene.writer.transact(scene.insert, rows=1, linger_s=0.002) == 1
+    assert scene.committed() == 1
+    assert scene.writer.version() is not None
+    await scene.close()
+
+
+async def test_others_are_told_apart_from_the_writer_while_somebody_lingers(scene: Scene) -> None:
+    await scene.writer.transact(scene.insert, rows=1)
+    lingering = asyncio.create_task(scene.writer.transact(scene.insert, rows=1, linger_s=PATIENCE_S))
+    await asyncio.sleep(0)
+    assert scene.writer.version() is not None
+    await scene.writer.transact(scene.insert, rows=1)
+    await lingering
+    assert scene.writer.version() is not None
     await scene.close()
 
 

@@ -257,8 +257,13 @@ class Born:
         return Ingested(
             await self._ingest.answers(driver, groups, {event.key: stored_at for event in by_row.values()}),
             new,
-            FannedOut(len(new), len(claimed), rows=frozenset(new)),
-            ClaimedBatch(claimed) if claimed else None,
+            FannedOut(
+                len(new),
+                len(claimed),
+                rows=frozenset(new),
+                ids=new_ids,
+                claimed=ClaimedBatch(claimed) if claimed else None,
+            ),
         )
 
 

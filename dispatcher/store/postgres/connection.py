@@ -77,11 +77,31 @@ async def committed(driver: Driver, work: Callable[[Driver], Awaitable[T]]) -> T
 _encode = Encoder().encode
 
 
-def integers(values: Sequence[int]) -> str:
+def integers(values: Sequence[int | None]) -> str:
     """What `$n::text::bigint[]` reads as these. As an array the driver takes a microsecond for each of them, since it
     asks whether it is an array itself.
+
+    Where all are null it is empty: beside other arrays `unnest` fills it up.
     """
-    return f"{{{_encode(values)[1:-1].decode()}}}"
+    return f"{{{_encode(values)[1:-1].decode()}}}" if any(value is not None for value in values) else "{}"
+
+
+def texts(values: Sequence[str | None]) -> str:
+    """As `integers`, for `$n::text::text[]`: what is short."""
+    there = [value for value in values if value is not None]
+    if not there:
+        return "{}"
+    joined = '","'.join(there)
+    if len(there) < len(values) or "\\" in joined or joined.count('"') > 2 * (len(there) - 1):
+        return f"{{{','.join(map(_quoted, values))}}}"
+    return f'{{"{joined}"}}'
+
+
+def _quoted(value: str | None) -> str:
+    if value is None:
+        return "NULL"
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
 
 
 class Role:
@@ -109,12 +129,14 @@ class Role:
         self._driver: Driver = None
         self._lock = asyncio.Lock()
 
-    async def run(self, work: Callable[[Driver], Awaitable[T]]) -> T:
-        """Runs `work` on the connection. Raises `StoreUnavailable` when the database does not answer."""
+    async def run(self, work: Callable[[Driver], Awaitable[T]], *, patience_s: float | None = None) -> T:
+        """Runs `work` on the connection, with a patience of its own. Raises `StoreUnavailable` when the database does
+        not answer.
+        """
         async with self._lock:
             try:
                 # The server's own limit is shorter; this one is for a network that swallows everything.
-                async with asyncio.timeout(self._patience_s):
+                async with asyncio.timeout(patience_s or self._patience_s):
                     if self._driver is not None and self._driver.is_closed():
                         # Since its last use: nothing was asked of it that could be lost.
                         await self.discard()

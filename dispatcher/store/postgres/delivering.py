@@ -29,7 +29,7 @@ def deliver_and_supersede(name: Callable[[str], str]) -> str:
         made AS ({_insert(name)} RETURNING superseded_by, due_at),
         obsolete AS (
             SELECT DISTINCT ON (d.row_id) d.row_id, s.event_row
-            FROM unnest($12::bigint[], $13::text[], $14::bigint[], $15::bigint[])
+            FROM unnest($12::text::bigint[], $13::text::text[], $14::text::bigint[], $15::text::bigint[])
                 AS s(job_row, type, event_row, sequence)
             JOIN {name("deliveries")} d ON d.progress_of = s.job_row AND d.sequence < s.sequence
                 AND d.state = 'pending' AND d.progress_of IS NOT NULL
@@ -70,13 +70,14 @@ def _matching(name: Callable[[str], str]) -> str:
         WITH event AS MATERIALIZED (
             -- Without the numbers the planner would take them for ten, and compare each with each.
             SELECT * FROM ROWS FROM (
-                unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::bigint[],
-                       $10::bigint[], $11::bigint[]),
-                generate_series(1, cardinality($1::bigint[])))
+                unnest($1::text::bigint[], $2::text::text[], $3::text::text[], $4::text::text[],
+                       $5::text::bigint[], $6::text::bigint[], $10::text::bigint[], $11::text::bigint[]),
+                generate_series(1, cardinality($1::text::bigint[])))
             AS event(event_row, tenant, type, job_id, lane, sequence, progress_of, superseded_by, number)
         ),
         pattern AS MATERIALIZED (
-            SELECT * FROM ROWS FROM (unnest($7::text[], $8::text[]), generate_series(1, cardinality($7::text[])))
+            SELECT * FROM ROWS FROM (
+                unnest($7::text::text[], $8::text::text[]), generate_series(1, cardinality($7::text::text[])))
             AS pattern(type, pattern, number)
         ),
         target AS MATERIALIZED (

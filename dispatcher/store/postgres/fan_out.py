@@ -15,7 +15,7 @@ from dispatcher.rules.numbering import Numbered, Queued, count_jobs, number
 from dispatcher.rules.superseding import superseding
 from dispatcher.states import EventKind
 from dispatcher.store.hot import NO_EVENT, FannedOut, Rejected
-from dispatcher.store.postgres.connection import COLLISIONS, OUTAGES, Driver, committed
+from dispatcher.store.postgres.connection import COLLISIONS, OUTAGES, Driver, committed, integers, texts
 from dispatcher.store.postgres.delivering import deliver, deliver_and_supersede
 from dispatcher.store.postgres.marks import CameBack, Looks, Marks
 from dispatcher.store.postgres.record import Record
@@ -35,7 +35,7 @@ _patterns = lru_cache(maxsize=4096)(patterns_for)
 
 #: The columns of what is taken from the queue; of an event whose row is gone `of` says the tenant.
 TAKEN = """locked boolean, catch_up boolean, event_row bigint, tenant text, type text, job_id text, kind text,
-           turn bigint, of text, gone boolean, found_s float8"""
+           turn bigint, of text, gone boolean, found_s float8, id text"""
 
 
 class FanOut:
@@ -105,7 +105,7 @@ class FanOut:
             )
             SELECT true, flagged, t.* FROM (VALUES (1)) AS once LEFT JOIN (
                 SELECT taken.event_row, e.tenant, e.type, e.job_id, e.kind, taken.turn, taken.tenant AS of,
-                       e.row_id IS NULL, extract(epoch FROM taken.found_at - began)::float8
+                       e.row_id IS NULL, extract(epoch FROM taken.found_at - began)::float8, e.id
                 FROM taken LEFT JOIN {name("events")} e ON e.row_id = taken.event_row
             ) t ON true ORDER BY t.event_row
         """
@@ -120,7 +120,7 @@ class FanOut:
             BEGIN
                 IF NOT pg_try_advisory_xact_lock({tables.fan_out_lock}) THEN
                     RETURN QUERY SELECT false, false, NULL::bigint, NULL::text, NULL::text, NULL::text, NULL::text,
-                                        NULL::bigint, NULL::text, NULL::boolean, NULL::float8;
+                                        NULL::bigint, NULL::text, NULL::boolean, NULL::float8, NULL::text;
                     RETURN;
                 END IF;
                 flagged := EXISTS (SELECT FROM {name("endpoints")} WHERE catch_up);
@@ -184,7 +184,8 @@ class FanOut:
         done = await self._fan_out(driver, taken, now) if len(gone) < len(taken) else FannedOut(0, 0)
         if gone:
             done = replace(done, events=len(taken), rejected=tuple(gone))
-        return replace(done, catch_up=catch_up, rows=frozenset(row[0] for row in taken))
+        ids = [row[9] for row in taken if not row[7]]
+        return replace(done, catch_up=catch_up, rows=frozenset(row[0] for row in taken), ids=ids)
 
     async def run_one(self, driver: Driver, now: datetime | None) -> FannedOut:
         """The event whose turn it is, alone; rejected where it cannot be fanned out."""
@@ -193,7 +194,7 @@ class FanOut:
             return FannedOut(0, 0, contended=True)
         if not taken:
             return FannedOut(0, 0)
-        [(event_row, *_, tenant, gone, _)] = taken
+        [(event_row, *_, tenant, gone, _, _)] = taken
         self._last_tenant = tenant
         if gone:
             return FannedOut(1, 0, rejected=(Rejected(event_row, NO_EVENT),))
@@ -244,7 +245,7 @@ class FanOut:
     async def _fan_out(self, driver: Driver, taken: Sequence[Any], now: datetime | None) -> FannedOut:
         events = [
             Queued(row, tenant, type_, job_id, self._kinds.of(type_, kind, job_id))
-            for row, tenant, type_, job_id, kind, _, _, gone, _ in taken
+            for row, tenant, type_, job_id, kind, _, _, gone, _, _ in taken
             if not gone
         ]
         numbered, settled_by = await self._number_jobs(driver, events, now)
@@ -254,17 +255,17 @@ class FanOut:
         places = [numbered.get(event.event_row) for event in events]
         jobs = frozenset(place.job_row for place in numbered.values())
         values = (
-            [event.event_row for event in events],
-            [event.tenant for event in events],
-            [event.event_type for event in events],
-            [event.job_id for event in events],
-            [place and place.job_row for place in places],
-            [place and place.sequence for place in places],
-            [event_type for event_type, _ in pairs],
-            [pattern for _, pattern in pairs],
+            integers([event.event_row for event in events]),
+            texts([event.tenant for event in events]),
+            texts([event.event_type for event in events]),
+            texts([event.job_id for event in events]),
+            integers([None if place is None else place.job_row for place in places]),
+            integers([None if place is None else place.sequence for place in places]),
+            texts([event_type for event_type, _ in pairs]),
+            texts([pattern for _, pattern in pairs]),
             now,
-            [place.job_row if place and place.kind is EventKind.PROGRESS else None for place in places],
-            [superseded.get(event.event_row) for event in events],
+            integers([place.job_row if place and place.kind is EventKind.PROGRESS else None for place in places]),
+            integers([superseded.get(event.event_row) for event in events]),
         )
         if not superseded and not found:
             made: str = await driver.execute(self._deliver, *values)
@@ -272,10 +273,10 @@ class FanOut:
         deliveries, count, lanes, endpoints, held = await driver.fetchrow(
             self._deliver_and_supersede,
             *values,
-            [newer.job_row for newer in found],
-            [newer.event_type for newer in found],
-            [newer.event_row for newer in found],
-            [newer.sequence for newer in found],
+            integers([newer.job_row for newer in found]),
+            texts([newer.event_type for newer in found]),
+            integers([newer.event_row for newer in found]),
+            integers([newer.sequence for newer in found]),
         )
         if lanes:
             self._came_back, later = await self._record.free_heads(

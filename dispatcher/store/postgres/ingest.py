@@ -8,13 +8,19 @@ from typing import Any
 import asyncpg
 
 from dispatcher.store.ingest import Answer, Apart, Group, Held, Key, Stored, answers, in_order, refused
-from dispatcher.store.postgres.connection import Driver, committed
+from dispatcher.store.postgres.connection import Driver, committed, texts
 from dispatcher.store.postgres.fan_out import TAKEN
 from dispatcher.store.tables import Tables
 
 #: What the event brings about, and no other beside it.
 REFUSALS = (asyncpg.IntegrityConstraintViolationError, asyncpg.DataError, asyncpg.ProgramLimitExceededError)
 
+
+#: As parameters, what `_columns` makes of events; `unnest` takes them.
+_EVENTS = (
+    "$1::text::text[], $2::text::text[], $3::text::text[], $4::text[], $5::text::text[], $6::text::text[],"
+    " $7::timestamptz[], $8::text::text[]"
+)
 
 #: How long a transaction of somebody else's may hold all who publish up, and each of them once they are stored apart.
 LOCK_MS = 1000
@@ -34,8 +40,7 @@ class Ingest:
         """
         self._insert = insert.format(
             now="COALESCE($9, clock_timestamp())",
-            events="$1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::timestamptz[], "
-            "$8::text[]",
+            events=_EVENTS,
         )
         stored = insert.format(
             now="COALESCE(at_time, clock_timestamp())",
@@ -59,7 +64,7 @@ class Ingest:
             END $body$
         """
         self._store_and_take = f"""
-            SELECT * FROM pg_temp.dispatcher_store_and_take($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
+            SELECT * FROM pg_temp.dispatcher_store_and_take({_EVENTS}, $9, $10, $11, $12, $13)
             AS t(new_tenants text[], new_ids text[], new_moments timestamptz[], new_rows bigint[], {TAKEN})
         """
         self._there = f"""
@@ -124,15 +129,16 @@ class Ingest:
         return result, new
 
 
-def _columns(groups: Sequence[Group]) -> tuple[list[object], ...]:
+def _columns(groups: Sequence[Group]) -> tuple[object, ...]:
     events = in_order(groups)
+    moments = [event.timestamp for event in events]
     return (
-        [event.id for event in events],
-        [event.tenant for event in events],
-        [event.type for event in events],
+        texts([event.id for event in events]),
+        texts([event.tenant for event in events]),
+        texts([event.type for event in events]),
         [event.data for event in events],
-        [event.job_id for event in events],
-        [event.kind for event in events],
-        [event.timestamp for event in events],
-        [event.traceparent for event in events],
+        texts([event.job_id for event in events]),
+        texts([event.kind for event in events]),
+        moments if any(moments) else [],
+        texts([event.traceparent for event in events]),
     )

@@ -28,6 +28,7 @@ from dispatcher.store.postgres.progress import took_its_place
 from dispatcher.store.postgres.record import Record, all_well
 from dispatcher.store.postgres.straight import GoingStraight
 from dispatcher.store.postgres.wakeup import listen
+from dispatcher.store.tables import QUEUED
 
 #: The least time that a heartbeat is waited for, its connection's set-up included, in seconds.
 SHORTEST_HEARTBEAT_S = 1.0
@@ -167,9 +168,12 @@ class PostgresStore:
     async def retire(self) -> None:
         await self._leasing.run(lambda driver: driver.execute(self._retire, self._row))
 
-    async def fan_out(self, limit: int) -> FannedOut:
+    async def fan_out(self, limit: int, straight: Straight | None = None) -> FannedOut:
         now = self._database.literal_now()
-
+        if straight is not None and (gone := await self._straight.fan_out(limit, straight, self._row, now)) is not None:
+            done, came_back = gone
+            self._came_back(came_back)
+            return done
         fanned_out = await self._fanning.transact(lambda driver: self._fan_out.run(driver, limit, now))
         self._came_back(self._fan_out.committed())
         return fanned_out
@@ -284,8 +288,11 @@ class PostgresStore:
     async def busy(self, seconds: float) -> None:
         await self._housekeeping.run(lambda driver: driver.execute(self._busy, timedelta(seconds=seconds)))
 
-    async def watch(self, wake: Callable[[], None]) -> None:
-        await listen(self._database, self._database.tables.channel, lambda _: wake())
+    async def watch(self, queued: Callable[[], None], wake: Callable[[], None]) -> None:
+        def heard(payload: str) -> None:
+            (queued if payload == QUEUED else wake)()
+
+        await listen(self._database, self._database.tables.channel, heard)
 
     async def close(self) -> None:
         for role in (

@@ -1,7 +1,9 @@
 """Straight to the sender on PostgreSQL: what is stored is fanned out and claimed by the same transaction."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from datetime import datetime
+from typing import TypeVar
 
 import asyncpg
 
@@ -9,11 +11,11 @@ from dispatcher.logs import logger
 from dispatcher.rules.kinds import EventKinds
 from dispatcher.settings import Settings
 from dispatcher.store.database import COLD_LIMIT_S, Database
-from dispatcher.store.hot import Limits, statement_limit_s
+from dispatcher.store.hot import FannedOut, Limits, statement_limit_s
 from dispatcher.store.ingest import STRAIGHT_BEHIND, Apart, Group, Held, Ingested, Straight
 from dispatcher.store.postgres.born import Born
 from dispatcher.store.postgres.claim import Claim
-from dispatcher.store.postgres.connection import OUTAGES, Driver, Role, committed
+from dispatcher.store.postgres.connection import OUTAGES, TRANSACTION_STATEMENTS, Driver, Role, committed
 from dispatcher.store.postgres.fan_out import FanOut
 from dispatcher.store.postgres.ingest import REFUSALS, Ingest
 from dispatcher.store.postgres.marks import CameBack
@@ -21,6 +23,7 @@ from dispatcher.store.postgres.record import Record
 from dispatcher.store.tables import QUIET
 
 log = logger("dispatcher.ingest")
+T = TypeVar("T")
 
 #: How long what is stored may wait for a lock on its way straight to the sender; then it is only stored.
 _LOCK_MS = 100
@@ -45,6 +48,7 @@ class GoingStraight:
         self._fan_out = FanOut(tables, EventKinds(settings.event_kinds), record)
         self._claim = Claim(tables, limits, source=settings.source)
         self._born = Born(tables, limits, ingest, source=settings.source)
+        self._fan_out_patience_s = statement_limit_s(settings) * TRANSACTION_STATEMENTS
         self.role = Role(
             database,
             statement_timeout_s=statement_limit_s(settings),
@@ -66,24 +70,51 @@ class GoingStraight:
             taking = (STRAIGHT_BEHIND, *self._fan_out.begin())
             found, new, taken = await self._ingest.together_and_take(driver, groups, now, taking)
             fanned = await self._fan_out.go_on(driver, taken, now)
-            if not fanned.deliveries:
-                return Ingested(found, new, fanned)
-            claimed = await self._claim.run(driver, straight.most, dispatcher_row, now, straight.ended)
-            if len(claimed.deliveries) >= straight.most:
-                # There may be more than this process has room for, and nobody else has heard of them.
-                await driver.execute(self._tell_others)
-            return Ingested(found, new, fanned, claimed)
+            return Ingested(found, new, await self._claim_too(driver, fanned, straight, dispatcher_row, now))
 
-        async def unless_in_the_way(driver: Driver) -> tuple[Ingested, CameBack] | None:
+        async def born_or_stored(driver: Driver) -> tuple[Ingested, CameBack]:
+            born = await self._born.run(driver, groups, straight, dispatcher_row, now)
+            if born is not None:
+                if born.claimed is not None:
+                    # What is in flight was no less seen off for that.
+                    self._claim.looks.left(len(born.claimed.deliveries))
+                return born, ()
+            return await committed(driver, work), self._fan_out.committed()
+
+        return await self._unless_in_the_way(born_or_stored)
+
+    async def fan_out(
+        self, limit: int, straight: Straight, dispatcher_row: int, now: datetime | None
+    ) -> tuple[FannedOut, CameBack] | None:
+        """What waits in the queue is fanned out and claimed in one transaction; else as `run`."""
+
+        async def work(driver: Driver) -> FannedOut:
+            fanned = await self._fan_out.run(driver, limit, now)
+            return await self._claim_too(driver, fanned, straight, dispatcher_row, now)
+
+        async def fanned_out(driver: Driver) -> tuple[FannedOut, CameBack]:
+            return await committed(driver, work), self._fan_out.committed()
+
+        # Nobody but the loop waits for it, which looks again: on a new connection, where this one is dead.
+        return await self._unless_in_the_way(fanned_out, self._fan_out_patience_s)
+
+    async def _claim_too(
+        self, driver: Driver, fanned: FannedOut, straight: Straight, dispatcher_row: int, now: datetime | None
+    ) -> FannedOut:
+        if not fanned.deliveries:
+            return fanned
+        claimed = await self._claim.run(driver, straight.most, dispatcher_row, now, straight.ended)
+        if len(claimed.deliveries) >= straight.most:
+            # There may be more than this process has room for, and nobody else has heard of them.
+            await driver.execute(self._tell_others)
+        return replace(fanned, claimed=claimed)
+
+    async def _unless_in_the_way(
+        self, work: Callable[[Driver], Awaitable[T]], patience_s: float | None = None
+    ) -> T | None:
+        async def tried(driver: Driver) -> T | None:
             try:
-                born = await self._born.run(driver, groups, straight, dispatcher_row, now)
-                if born is not None:
-                    if born.claimed is not None:
-                        # What is in flight was no less seen off for that.
-                        self._claim.looks.left(len(born.claimed.deliveries))
-                    return born, ()
-                done = await committed(driver, work)
-                return done, self._fan_out.committed()
+                return await work(driver)
             except _IN_THE_WAY:
                 return None
             except OUTAGES:
@@ -92,7 +123,7 @@ class GoingStraight:
                 log.warning("ingest.not_straight", error=type(error).__name__)
                 return None
 
-        return await self.role.run(unless_in_the_way)
+        return await self.role.run(tried, patience_s=patience_s)
 
     def came_back(self, rows: CameBack) -> None:
         """What was committed lets these be claimed (again)."""

@@ -41,7 +41,7 @@ class FanOut:
         """
         self._flagged = f"SELECT EXISTS (SELECT 1 FROM {name('endpoints')} WHERE catch_up)"
         self._batch = f"""
-            SELECT json_array(q.event_row, e.tenant, e.type, e.job_id, e.kind, e.row_id IS NULL) AS j
+            SELECT json_array(q.event_row, e.tenant, e.type, e.job_id, e.kind, e.row_id IS NULL, e.id) AS j
             FROM (SELECT event_row FROM {name("fanout_queue")} WHERE tenant = ? ORDER BY event_row LIMIT ?) q
             LEFT JOIN {name("events")} e ON e.row_id = q.event_row ORDER BY q.event_row
         """
@@ -127,6 +127,7 @@ class FanOut:
         events: list[Queued] = []
         gone: list[Rejected] = []
         taken: list[int] = []
+        ids: list[str] = []
         turns = sorted(tenants, key=lambda tenant: (tenant <= self._last_tenant, tenant))[:limit]
         self._last_tenant = turns[-1]
         for tenant in turns:
@@ -136,8 +137,9 @@ class FanOut:
                 events += self._queued(batch)
                 gone += [Rejected(row[0], NO_EVENT) for row in batch if row[5]]
                 taken += [row[0] for row in batch]
+                ids += [row[6] for row in batch if not row[5]]
         done = self._fan_out(connection, events, now) if events else FannedOut(0, 0)
-        return replace(done, events=len(taken), rejected=tuple(gone), rows=frozenset(taken))
+        return replace(done, events=len(taken), rejected=tuple(gone), rows=frozenset(taken), ids=ids)
 
     def run_one(self, connection: Connection, tenants: list[str], now: int) -> FannedOut:
         """The event whose turn it is, alone; rejected where it cannot be fanned out."""
@@ -164,7 +166,7 @@ class FanOut:
     def _queued(self, batch: Sequence[Sequence[Any]]) -> list[Queued]:
         return [
             Queued(row_id, owner, event_type, job_id, self._kinds.of(event_type, kind, job_id))
-            for row_id, owner, event_type, job_id, kind, gone in batch
+            for row_id, owner, event_type, job_id, kind, gone, _ in batch
             if not gone
         ]
 

@@ -38,6 +38,10 @@ from dispatcher.store.sqlite_engine import is_outage
 log = logger("dispatcher.ingest")
 T = TypeVar("T")
 
+#: How long outcomes wait for a transaction that stores or fans out events, to share its flush, in seconds, where those
+#: come as often. A flush of their own would be under way when the next one comes.
+RIDE_S = 0.01
+
 
 class SqliteStore:
     """`HotStore` on SQLite, for the one process that holds the dispatching role on the file."""
@@ -54,6 +58,8 @@ class SqliteStore:
         self._clock = database.clock
         self._base = Base(database.clock, tables)
         self._row = 0
+        #: When what brings new events came last, and how long after the one before, in seconds.
+        self._came_at, self._came_after_s = 0.0, RIDE_S
         self._forget_all = f"DELETE FROM {name('dispatchers')}"
         self._enrol = (
             f"INSERT INTO {name('dispatchers')} (name, started_at, leased_until) VALUES (?1, ?2, ?3) RETURNING row_id"
@@ -147,16 +153,21 @@ class SqliteStore:
     async def retire(self) -> None:
         await self._writer.transact(lambda connection: connection.run(self._retire, (self._row,)))
 
-    async def fan_out(self, limit: int) -> FannedOut:
+    async def fan_out(self, limit: int, straight: Straight | None = None) -> FannedOut:
         tenants, flagged = await self._writer.read(
             lambda connection: (self._fan_out.waiting(connection), self._fan_out.flagged(connection))
         )
         if not tenants:
             return FannedOut(0, 0, catch_up=flagged)
-        done = await self._writer.transact(
-            lambda connection: self._fan_out.run(connection, tenants, limit, self._now())
-        )
-        return replace(done, catch_up=flagged)
+
+        def work(connection: Connection) -> FannedOut:
+            done = self._fan_out.run(connection, tenants, limit, self._now())
+            if straight is None:
+                return done
+            return self._unless_in_the_way(connection, done, lambda: self._claim_too(connection, done, straight))
+
+        self._comes()
+        return replace(await self._writer.transact(work, rows=limit), catch_up=flagged)
 
     async def fan_out_one(self) -> FannedOut:
         tenants = await self._writer.read(self._fan_out.waiting)
@@ -173,41 +184,62 @@ class SqliteStore:
         return ClaimedBatch(()) if claimed is None else claimed
 
     async def record(self, batch: Sequence[Finished]) -> Recorded:
+        # What is in a lane holds up what comes after it.
+        rides = self._events_come() and all(finished.lane is None for finished in batch)
         return await self._writer.transact(
-            lambda connection: self._record.run(connection, batch, self._now()), rows=len(batch)
+            lambda connection: self._record.run(connection, batch, self._now()),
+            rows=len(batch),
+            linger_s=RIDE_S if rides else 0.0,
         )
+
+    def _comes(self) -> None:
+        before, self._came_at = self._came_at, self._clock.monotonic()
+        self._came_after_s = self._came_at - before
+
+    def _events_come(self) -> bool:
+        return max(self._clock.monotonic() - self._came_at, self._came_after_s) < RIDE_S
 
     async def ingest(self, groups: Sequence[Group], straight: Straight | None) -> Ingested:
         # An event's times are the clock's, also where no heartbeat follows it.
         created_at = to_microseconds(self._clock.now())
+        self._comes()
 
         def work(connection: Connection) -> Ingested:
             found, new = self._ingest.run(connection, groups, created_at)
             done = Ingested(found, new)
-            return self._go_straight(connection, done, straight) if new and straight is not None else done
+            if not new or straight is None:
+                return done
+            return self._unless_in_the_way(connection, done, lambda: self._go_straight(connection, done, straight))
 
         return await self._writer.transact(work, rows=sum(map(len, groups)))
 
     def _go_straight(self, connection: Connection, done: Ingested, straight: Straight) -> Ingested:
+        fanned = self._fan_out.run(
+            connection, self._fan_out.waiting(connection), len(done.new) + STRAIGHT_BEHIND, self._now()
+        )
+        fanned = replace(fanned, catch_up=self._fan_out.flagged(connection))
+        return replace(done, fanned_out=self._claim_too(connection, fanned, straight))
+
+    def _unless_in_the_way(self, connection: Connection, done: T, work: Callable[[], T]) -> T:
+        """What `work` comes to; where it fails, what is `done` without it."""
         connection.run("SAVEPOINT straight")
         try:
-            now = self._now()
-            fanned = self._fan_out.run(
-                connection, self._fan_out.waiting(connection), len(done.new) + STRAIGHT_BEHIND, now
-            )
-            done = replace(done, fanned_out=replace(fanned, catch_up=self._fan_out.flagged(connection)))
-            if fanned.deliveries:
-                claimed = self._claim.run(connection, straight.most, self._row, now, straight.ended)
-                done = replace(done, claimed=claimed)
+            done = work()
         except Exception as error:
             if isinstance(error, sqlite3.OperationalError) and is_outage(error):
                 raise
             # Whatever it is, it is looked for where it is no publisher's.
             log.warning("ingest.not_straight", error=type(error).__name__)
             connection.run("ROLLBACK TO straight")
-            done = Ingested(done.answers, done.new)
         connection.run("RELEASE straight")
         return done
+
+    def _claim_too(self, connection: Connection, fanned: FannedOut, straight: Straight) -> FannedOut:
+        if not fanned.deliveries:
+            return fanned
+        return replace(
+            fanned, claimed=self._claim.run(connection, straight.most, self._row, self._now(), straight.ended)
+        )
 
     async def release(self, batch: Sequence[Claimed]) -> None:
         fences = as_json([claimed.delivery_row, claimed.attempt] for claimed in batch)
@@ -257,7 +289,8 @@ class SqliteStore:
     async def busy(self, seconds: float) -> None:
         """Nothing to tell: on SQLite nobody notifies, the dispatcher watches the file."""
 
-    async def watch(self, wake: Callable[[], None]) -> None:
+    async def watch(self, queued: Callable[[], None], wake: Callable[[], None]) -> None:
+        # The file does not tell what was committed.
         await watch(self._writer, wake)
 
     async def close(self) -> None:

@@ -25,7 +25,7 @@ SHARED_ROWS = 200
 class _Work:
     """What the thread is to do, and who is told of it."""
 
-    __slots__ = ("answer", "answered", "error", "only_if", "rows", "run", "wanted")
+    __slots__ = ("answer", "answered", "due", "error", "only_if", "rows", "run", "wanted")
 
     def __init__(
         self, run: Callable[[Connection], Any], rows: int | None, only_if: Callable[[Connection], bool] | None
@@ -37,6 +37,8 @@ class _Work:
         self.only_if = only_if
         self.answered: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self.wanted = True
+        #: False as long as it may wait for another's transaction.
+        self.due = True
         self.answer: Any = None
         self.error: BaseException | None = None
 
@@ -59,6 +61,7 @@ class Writer:
         self._checkpoints = Checkpoints(file)
         self._connection: Connection | None = None
         self._waiting: deque[_Work] = deque()
+        self._riding: deque[_Work] = deque()
         self._at_work = 0
 
     def version(self) -> int | None:
@@ -70,13 +73,16 @@ class Writer:
             return None
         return version_of(self._connection)
 
-    async def transact(self, work: Callable[[Connection], T], *, rows: int = SHARED_ROWS + 1) -> T:
+    async def transact(
+        self, work: Callable[[Connection], T], *, rows: int = SHARED_ROWS + 1, linger_s: float = 0.0
+    ) -> T:
         """Runs `work` in an immediate transaction. Raises `StoreUnavailable` when the file cannot be written.
 
         `rows`: how many it changes, about. With few, it may share the transaction with what waits beside it; where one
-        of them fails, each gets a transaction of its own, and runs anew.
+        of them fails, each gets a transaction of its own, and runs anew. `linger_s`: how long it may wait for another
+        to share with, so that no flush of its own is in the way of one that comes soon.
         """
-        result: T = await self._in_thread(_Work(work, rows, None))
+        result: T = await self._in_thread(_Work(work, rows, None), linger_s)
         return result
 
     async def transact_if(
@@ -97,10 +103,14 @@ class Writer:
             await asyncio.get_running_loop().run_in_executor(self._thread, self._close, self._connection)
         self._thread.shutdown(wait=True)
 
-    async def _in_thread(self, work: _Work) -> Any:
-        self._waiting.append(work)
-        self._thread.submit(self._turn)
-        self._at_work += 1
+    async def _in_thread(self, work: _Work, linger_s: float = 0.0) -> Any:
+        if linger_s:
+            work.due = False
+            self._riding.append(work)
+            asyncio.get_running_loop().call_later(linger_s, self._no_longer, work)
+        else:
+            self._waiting.append(work)
+            self._submit(work)
         try:
             # A transaction that has started is finished: half of it must not run beside its caller's clean-up. One that
             # still waits for somebody else's to end is not begun.
@@ -116,8 +126,19 @@ class Writer:
             if not is_outage(error):
                 raise
             raise StoreUnavailable(f"the database file cannot be used: {error}") from error
-        finally:
-            self._at_work -= 1
+
+    def _no_longer(self, work: _Work) -> None:
+        if not work.answered.done():
+            work.due = True
+            self._submit(work)
+
+    def _submit(self, work: _Work) -> None:
+        self._at_work += 1
+        work.answered.add_done_callback(self._ended)
+        self._thread.submit(self._turn)
+
+    def _ended(self, _: "asyncio.Future[Any]") -> None:
+        self._at_work -= 1
 
     def _turn(self) -> None:
         together = self._next()
@@ -135,14 +156,17 @@ class Writer:
     def _next(self) -> list[_Work]:
         together: list[_Work] = []
         rows = 0
-        while self._waiting:
-            more = self._waiting[0].rows
-            if together and (more is None or rows + more > SHARED_ROWS):
-                break
-            together.append(self._waiting.popleft())
-            if more is None:
-                break
-            rows += more
+        for queue in (self._waiting, self._riding):
+            while queue:
+                more = queue[0].rows
+                if together and (more is None or rows + more > SHARED_ROWS):
+                    break
+                if not together and not queue[0].due:
+                    break
+                together.append(queue.popleft())
+                if more is None:
+                    return together
+                rows += more
         return together
 
     def _run(self, together: Sequence[_Work]) -> None:

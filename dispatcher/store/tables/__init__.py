@@ -17,12 +17,14 @@ from dispatcher.store.tables.endpoints import declare_endpoints
 from dispatcher.store.tables.outbox import declare_outbox
 from dispatcher.store.tables.running import declare_running
 
-__all__ = ["FANNED_OUT", "QUIET", "DatabaseNow", "RandomEventId", "Tables", "tables"]
+__all__ = ["FANNED_OUT", "QUEUED", "QUIET", "DatabaseNow", "RandomEventId", "Tables", "tables"]
 
 #: The setting of a PostgreSQL session whose events notify nobody: a dispatcher's, that takes them itself.
 QUIET = "dispatcher.quiet"
 #: Its value where the same statement makes their deliveries, too: then they are not queued. `on`: they are.
 FANNED_OUT = "fanned out"
+#: What a notification says that is about events in the queue and nothing else.
+QUEUED = "queued"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,289 @@
+"""The fan-out loop: what few events it takes out of the queue are claimed as they are fanned out."""
+
+import asyncio
+from collections.abc import Sequence
+from datetime import timedelta
+
+import pytest
+from aiohttp import web
+
+from dispatcher.engine.claiming import STRAIGHT_EVENTS
+from dispatcher.engine.dispatcher import Dispatcher
+from dispatcher.engine.fanning import Fanning
+from dispatcher.errors import StoreUnavailable
+from dispatcher.outbox.events import new_event
+from dispatcher.rules.own_events import ENDPOINT_DISABLED
+from dispatcher.states import Reason
+from dispatcher.store import endpoint_status
+from dispatcher.store.hot import ClaimedBatch, FannedOut, HotStore
+from dispatcher.store.ingest import Straight
+from tests.outpost import PATIENCE_S, Outpost
+from tests.receiver import Received, Receiver
+
+SELDOM = timedelta(hours=1)
+
+
+def store_of(dispatcher: Dispatcher) -> HotStore:
+    assert dispatcher._running is not None
+    return dispatcher._running._store
+
+
+@pytest.fixture
+def passes(monkeypatch: pytest.MonkeyPatch) -> list[FannedOut]:
+    """What the fan-out loop has done."""
+    done: list[FannedOut] = []
+    settle = Fanning.settle
+
+    def noted(loop: Fanning, result: FannedOut) -> None:
+        if result.events:
+            done.append(result)
+        settle(loop, result)
+
+    monkeypatch.setattr(Fanning, "settle", noted)
+    return done
+
+
+async def test_a_producers_event_is_claimed_as_it_is_fanned_out(
+    outpost: Outpost, receiver: Receiver, passes: list[FannedOut]
+) -> None:
+    await outpost.endpoint(receiver.url("/hook"))
+    async with outpost.dispatcher(poll_interval=SELDOM) as dispatcher, asyncio.timeout(PATIENCE_S):
+        await dispatcher.until_idle()
+        for number in range(1, 4):
+            # The watch hears of it.
+            await outpost.publish(job_id="job_1")
+            await receiver.wait_for(number)
+            await dispatcher.until_idle()
+    assert [(result.deliveries, len((result.claimed or ClaimedBatch(())).deliveries)) for result in passes] == [
+        (1, 1)
+    ] * 3
+    assert {(row.state, row.attempts) for row in await outpost.deliveries()} == {("delivered", 1)}
+
+
+async def test_a_notification_of_events_has_nobody_claim_beside_the_fan_out(
+    postgres_outpost: Outpost, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outpost = postgres_outpost
+    await outpost.endpoint(receiver.url("/hook"))
+    async with outpost.dispatcher(poll_interval=SELDOM) as dispatcher, asyncio.timeout(PATIENCE_S):
+        # Heard by a subscription, which is a reason to look at everything.
+        await outpost.publish()
+        await receiver.wait_for(1)
+        await dispatcher.until_idle()
+        store, claims = store_of(dispatcher), 0
+        claim = store.claim
+
+        async def counted(limit: int, ended: Sequence[tuple[int, int]] = ()) -> ClaimedBatch:
+            nonlocal claims
+            claims += 1
+            return await claim(limit, ended)
+
+        monkeypatch.setattr(store, "claim", counted)
+        await outpost.publish()
+        await receiver.wait_for(2)
+        await outpost.sees("SELECT FROM deliveries WHERE state = 'delivered' OFFSET 1")
+    assert claims == 0
+
+
+async def test_many_events_are_claimed_by_those_who_have_room(
+    outpost: Outpost, receiver: Receiver, passes: list[FannedOut]
+) -> None:
+    await outpost.endpoint(receiver.url("/hook"))
+    await outpost.publish(*["job.step"] * 300)
+    async with outpost.dispatcher(poll_interval=SELDOM) as dispatcher, asyncio.timeout(PATIENCE_S):
+        await dispatcher.until_idle()
+    assert len(receiver.received()) == 300
+    assert max(result.events for result in passes if result.claimed is not None) <= 20
+    assert max(result.events for result in passes) > 100
+
+
+async def test_many_events_of_several_tenants_are_no_few(
+    outpost: Outpost, receiver: Receiver, passes: list[FannedOut]
+) -> None:
+    # Of each pass a tenant has its share: of three, eighteen events are taken where there may be twenty.
+    for tenant in "abc":
+        await outpost.endpoint(receiver.url("/hook"), tenant=tenant)
+        await outpost.publish(*["job.step"] * 200, tenant=tenant)
+    async with outpost.dispatcher(poll_interval=SELDOM) as dispatcher, asyncio.timeout(PATIENCE_S):
+        await dispatcher.until_idle()
+    assert len(receiver.received()) == 600
+    assert max(result.events for result in passes) > 100
+
+
+async def test_many_events_of_one_tenant_beside_few_of_others_are_no_few(
+    outpost: Outpost, receiver: Receiver, passes: list[FannedOut]
+) -> None:
+    await outpost.endpoint(receiver.url("/hook"), tenant="a")
+    await outpost.publish(*["job.step"] * 600, tenant="a")
+    for tenant in "bcd":
+        await outpost.publish(*["job.step"] * 80, tenant=tenant)
+    async with outpost.dispatcher(poll_interval=SELDOM) as dispatcher, asyncio.timeout(PATIENCE_S):
+        await dispatcher.until_idle()
+    assert max(result.events for result in passes) > 100
+
+
+async def test_what_a_full_process_fans_out_another_sends(postgres_outpost: Outpost, receiver: Receiver) -> None:
+    outpost, release = postgres_outpost, asyncio.Event()
+
+    async def slow(_: Received) -> web.Response:
+        await release.wait()
+        return web.Response()
+
+    receiver.answers("/slow", slow)
+    await outpost.endpoint(receiver.url("/slow"), event_types=("slow",))
+    await outpost.endpoint(receiver.url("/fast"), event_types=("fast",))
+    async with (
+        outpost.dispatcher(poll_interval=SELDOM, max_in_flight=3) as full,
+        asyncio.timeout(PATIENCE_S),
+    ):
+        await full.until_idle()
+        await outpost.publish("slow", "slow", "slow")
+        await receiver.wait_for(3, "/slow")
+        async with outpost.dispatcher(poll_interval=SELDOM) as other:
+            await other.until_idle()
+            store = store_of(other)
+            fan_out = store.fan_out
+
+            async def later(limit: int, straight: Straight | None = None) -> FannedOut:
+                # The full one is quicker.
+                await outpost.sees("SELECT FROM deliveries d JOIN events e ON e.row_id = event_row AND type = 'fast'")
+                return await fan_out(limit, straight)
+
+            store.fan_out = later  # type: ignore[method-assign]
+            await outpost.publish("fast")
+            await receiver.wait_for(1, "/fast")
+            release.set()
+
+
+async def test_what_is_told_of_and_passes_no_queue_is_claimed(postgres_outpost: Outpost, receiver: Receiver) -> None:
+    outpost = postgres_outpost
+    await outpost.endpoint(receiver.url("/told"), event_types=(ENDPOINT_DISABLED, "job.step"))
+    ending = await outpost.endpoint(receiver.url("/ending"))
+    async with outpost.dispatcher(poll_interval=SELDOM) as dispatcher, asyncio.timeout(PATIENCE_S):
+        # Heard by a subscription.
+        await outpost.publish()
+        await receiver.wait_for(1, "/told")
+        await dispatcher.until_idle()
+        # By a process that does not dispatch.
+        async with outpost.database.begin() as connection:
+            await endpoint_status.disable(connection, outpost.database, ending.row, Reason.FAILING)
+        await receiver.wait_for(2, "/told")
+
+
+async def test_an_event_that_cannot_be_fanned_out_leaves_others_their_way(
+    outpost: Outpost, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await outpost.endpoint(receiver.url("/hook"))
+    async with outpost.dispatcher(poll_interval=SELDOM) as dispatcher, asyncio.timeout(PATIENCE_S):
+        await dispatcher.until_idle()
+        store = store_of(dispatcher)
+        fan_out, straight_ways = store.fan_out, []
+
+        async def fails_at_first(limit: int, straight: Straight | None = None) -> FannedOut:
+            straight_ways.append(straight is not None)
+            if len(straight_ways) == 1:
+                raise ValueError("an event that cannot be read")
+            return await fan_out(limit, straight)
+
+        monkeypatch.setattr(store, "fan_out", fails_at_first)
+        await outpost.publish("job.first")
+        await receiver.wait_for(1)
+        await dispatcher.until_idle()
+        await outpost.publish("job.second")
+        await receiver.wait_for(2)
+        await dispatcher.until_idle()
+    assert straight_ways[0]
+    assert any(straight_ways[1:])
+
+
+async def test_what_was_claimed_for_more_than_its_room_leaves_the_rest_to_the_claim_loop(
+    outpost: Outpost, receiver: Receiver
+) -> None:
+    for number in range(4):
+        await outpost.endpoint(receiver.url(f"/hook/{number}"))
+    async with outpost.dispatcher(poll_interval=SELDOM, max_in_flight=5) as dispatcher, asyncio.timeout(PATIENCE_S):
+        await dispatcher.until_idle()
+        await outpost.publish(*["job.step"] * 9)
+        await receiver.wait_for(36)
+        await dispatcher.until_idle()
+    assert {row.state for row in await outpost.deliveries()} == {"delivered"}
+
+
+class Held:
+    """Passes of a dispatcher's fan-out that have claimed something, and are not answered yet."""
+
+    def __init__(self, dispatcher: Dispatcher, monkeypatch: pytest.MonkeyPatch) -> None:
+        store = store_of(dispatcher)
+        self._fan_out = store.fan_out
+        self.claimed, self.answer = asyncio.Event(), asyncio.Event()
+        monkeypatch.setattr(store, "fan_out", self._held)
+
+    async def _held(self, limit: int, straight: Straight | None = None) -> FannedOut:
+        done = await self._fan_out(limit, straight)
+        if done.claimed is not None:
+            self.claimed.set()
+            await self.answer.wait()
+        return done
+
+
+async def test_publishers_that_do_not_go_straight_leave_a_pass_its_claim(
+    outpost: Outpost, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await outpost.endpoint(receiver.url("/hook"))
+    async with outpost.dispatcher(poll_interval=SELDOM) as dispatcher, asyncio.timeout(PATIENCE_S):
+        await dispatcher.until_idle()
+        held = Held(dispatcher, monkeypatch)
+        await outpost.publish()
+        await held.claimed.wait()
+        many = [new_event("job.step", "{}", max_payload=100) for _ in range(STRAIGHT_EVENTS + 1)]
+        await dispatcher.ingest.publish(many)
+        held.answer.set()
+        await receiver.wait_for(len(many) + 1)
+        await dispatcher.until_idle()
+    assert {(row.state, row.attempts) for row in await outpost.deliveries()} == {("delivered", 1)}
+
+
+@pytest.mark.parametrize("grace_s", [0, 5])
+async def test_a_stop_gives_back_what_a_pass_was_claiming(
+    outpost: Outpost, receiver: Receiver, monkeypatch: pytest.MonkeyPatch, grace_s: int
+) -> None:
+    await outpost.endpoint(receiver.url("/hook"))
+    dispatcher = outpost.dispatcher(poll_interval=SELDOM, shutdown_grace=timedelta(seconds=grace_s))
+    await dispatcher.start()
+    await dispatcher.until_idle()
+    held = Held(dispatcher, monkeypatch)
+    async with asyncio.timeout(PATIENCE_S):
+        await outpost.publish()
+        await held.claimed.wait()
+        stopping = asyncio.create_task(dispatcher.stop())
+        await asyncio.sleep(0)
+        held.answer.set()
+        await stopping
+    row = await outpost.delivery()
+    assert (row.state, row.attempts) == ("pending", 0)
+    assert not await outpost.attempts()
+
+
+async def test_a_pass_whose_answer_was_lost_has_what_it_claimed_taken_back(
+    outpost: Outpost, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await outpost.endpoint(receiver.url("/hook"))
+    async with outpost.dispatcher(poll_interval=timedelta(milliseconds=50)) as dispatcher:
+        async with asyncio.timeout(PATIENCE_S):
+            await dispatcher.until_idle()
+            store = store_of(dispatcher)
+            fan_out = store.fan_out
+
+            async def unanswered(limit: int, straight: Straight | None = None) -> FannedOut:
+                done = await fan_out(limit, straight)
+                if done.claimed is not None:
+                    monkeypatch.setattr(store, "fan_out", fan_out)
+                    raise StoreUnavailable("the answer was lost")
+                return done
+
+            monkeypatch.setattr(store, "fan_out", unanswered)
+            await outpost.publish()
+            await receiver.wait_for(1)
+            await dispatcher.until_idle()
+    assert (await outpost.delivery()).state == "delivered"
+    assert {(row.number, row.error) for row in await outpost.attempts()} == {(1, "interrupted"), (2, None)}
