@@ -101,7 +101,7 @@ async def rows(databases: Databases, receiver: Receiver, plan: Plan) -> list[Row
 
 
 async def _rows(databases: Databases, receiver: Receiver, dialect: str, plan: Plan) -> list[Row]:
-    found = await measure(databases, dialect, per_s=200, seconds=plan.seconds, rounds=plan.rounds)
+    found = await measure(databases, dialect, per_s=200, seconds=0.75 * plan.seconds, rounds=plan.rounds)
     rows = []
     for which, bar in (("p50_ms", 1.6), ("p99_ms", 2.4)):
         ours, bare = (median(getattr(one, which) for one in several) for several in (found.ours, found.bare))

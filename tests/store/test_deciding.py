@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
 
@@ -10,9 +10,12 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from dispatcher.store.hot import HotStore
+from dispatcher.outbox.events import new_event
+from dispatcher.rules.verdict import Outcome
+from dispatcher.store.hot import Claimed, HotStore
+from dispatcher.store.ingest import Straight
 from tests.clock import FakeClock
-from tests.outpost import Outpost
+from tests.outpost import Outpost, finished
 from tests.store.steps import claim
 
 DESTINATIONS = "LOCK TABLE destinations IN ACCESS EXCLUSIVE MODE"
@@ -117,6 +120,36 @@ async def test_an_endpoint_that_asks_to_be_left_alone_while_its_tokens_are_waite
             await session.commit()
             assert not await claiming
         assert (await outpost.delivery_to(endpoint)).state == "pending"
+
+
+@pytest.mark.parametrize("born", [False, True], ids=["claimed", "born"])
+async def test_whose_outcome_makes_room_and_asks_to_be_left_alone_is_left_alone(
+    postgres_outpost: Outpost, clock: FakeClock, born: bool
+) -> None:
+    outpost = postgres_outpost
+    await outpost.endpoint(max_in_flight=1)
+    async with outpost.store() as store:
+
+        async def more() -> Sequence[Claimed]:
+            if born:
+                done = await store.ingest([[new_event("job.step", "{}", max_payload=100)]], Straight(10, ()))
+                return done.claimed.deliveries if done.claimed is not None else ()
+            return (await store.claim(10)).deliveries
+
+        for _ in range(60):
+            if not born:
+                await outpost.publish("a", "b")
+                await store.fan_out(10)
+            (first,) = await more()
+            asks = finished(first, Outcome.RETRY, at=clock.now(), status=503, delay_s=9.0, pause_endpoint_s=9.0)
+            _, second = await asyncio.gather(store.record([asks]), more())
+            # Whichever of them comes first.
+            assert not second
+            async with outpost.database.begin() as connection:
+                await connection.execute(
+                    text("UPDATE deliveries SET state = 'delivered', due_at = NULL WHERE state = 'pending'")
+                )
+            clock.advance(10)
 
 
 async def test_how_much_an_endpoint_takes_is_what_is_known_once_its_tokens_were_waited_for(

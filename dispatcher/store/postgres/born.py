@@ -78,6 +78,11 @@ class Born:
             ) f JOIN {name("endpoints")} e ON e.row_id = f.row_id
             WHERE e.destination_row = ANY(homes) GROUP BY e.destination_row HAVING sum(f.n) > destination_cap
         """
+        ended = f"""
+            SELECT FROM {name("endpoints")} e LEFT JOIN {name("endpoint_state")} s ON s.endpoint_row = e.row_id
+            WHERE e.row_id = ANY(endpoints)
+              AND (e.status <> 'enabled' OR e.deleted_at IS NOT NULL OR s.paused_until > at_time)
+        """
         store = f"""
             INSERT INTO {name("events")} (id, tenant, type, data, kind, timestamp, traceparent, created_at)
             SELECT e.id, e.tenant, e.type, e.data, e.kind, COALESCE(e.at, at_time), e.traceparent, at_time
@@ -111,7 +116,7 @@ class Born:
             SET plan_cache_mode = force_generic_plan SET enable_seqscan = off AS $body$
             DECLARE
                 began timestamptz := clock_timestamp(); at_time timestamptz := COALESCE(given_time, began);
-                looked_s float8; found_one record; place int; number int;
+                seen_at text := pg_current_snapshot()::text; looked_s float8; found_one record; place int; number int;
                 -- By place: an endpoint, its fields, and how many it is sent.
                 endpoints bigint[] := '{{}}'; in_tenants text[]; versions int[]; profiles text[]; homes bigint[];
                 rooms int[]; wanted int[];
@@ -168,6 +173,10 @@ class Born:
                             END IF;
                         END LOOP;
                         looked_s := looked_s + extract(epoch FROM clock_timestamp() - began);
+                        IF pg_current_snapshot()::text <> seen_at THEN
+                            -- Whose outcome has made room may have asked to be left alone.
+                            EXIT plainly WHEN EXISTS ({ended});
+                        END IF;
                         FOR i IN 1..cardinality(endpoints) LOOP
                             EXIT plainly WHEN wanted[i] > rooms[i];
                         END LOOP;

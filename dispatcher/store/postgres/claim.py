@@ -8,7 +8,7 @@ from dispatcher.store.hot import Claimed, ClaimedBatch, Limits
 from dispatcher.store.postgres.connection import Driver, integers
 from dispatcher.store.postgres.deciding import KEPT, cut, decide
 from dispatcher.store.postgres.looking import UNSEEN_S, firsts, flight, scan, second_look, tokens
-from dispatcher.store.postgres.marks import DEAR_S, Looks, Marks, Place
+from dispatcher.store.postgres.marks import Looks, Marks, Place
 from dispatcher.store.postgres.taking import ABOUT, TAKEN, about, take
 from dispatcher.store.tables import Tables
 
@@ -171,7 +171,8 @@ def _function(tables: Tables) -> str:
             flying bigint[]; flying_n int[]; flying_mine int[]; flying_at bigint[]; flying_of text[];
             flying_callback boolean[]; slots_left int; at_first int; near_first int;
             going int[]; going_n int[]; portion int; given int;
-            entered timestamptz := clock_timestamp(); began timestamptz := entered; looked_s float8;
+            began timestamptz := clock_timestamp(); seen_at text := pg_current_snapshot()::text; looked_s float8;
+            fewer boolean := false;
             kept int := {KEPT}; spin bigint := trunc(dice * {SPIN}.0)::bigint;
         BEGIN
             SELECT CASE WHEN bool_or(s.more) THEN max(s.endpoint_row) ELSE -1 END,
@@ -214,19 +215,21 @@ def _function(tables: Tables) -> str:
                     SELECT chosen[k] FROM unnest(considered) AS c(k) WHERE allowances[k] IS NOT NULL))
                 ORDER BY endpoint_row FOR NO KEY UPDATE;
             END IF;
-            IF limited OR clock_timestamp() > entered + interval '{DEAR_S} s' THEN
-                -- Locks may have been waited for, or the look was a long one: much may have changed since.
+            {count_flight}
+            IF pg_current_snapshot()::text <> seen_at THEN
+                -- Somebody has committed since. Whose outcome has made room may have asked to be left alone, so this
+                -- look is later than that count.
                 FOR now IN {second_look(name)} LOOP
                     caps[now.place] := now.cap;
                     allowances[now.place] := now.tokens;
                     IF now.same IS NOT TRUE THEN
                         considered := array_remove(considered, now.place);
                         contended := true;
+                        fewer := true;
                     END IF;
                 END LOOP;
             END IF;
-            {count_flight}
-            IF cardinality(considered) = 1 AND cardinality(watched) = 0 AND slots_left - most > kept THEN
+            IF cardinality(considered) = 1 AND NOT fewer AND cardinality(watched) = 0 AND slots_left - most > kept THEN
                 -- As it would be decided.
                 portion := most;
                 going := considered;
