@@ -189,17 +189,21 @@ async def test_a_claim_whose_answer_was_lost_is_given_up_at_once_and_made_again(
         through = Outpost(proxy.url(postgres_url), SystemClock(), lease="60s", poll_interval="50ms")
         # Its tokens are spent under a lock, on which a test can make the claim wait.
         await direct.endpoint(receiver.url("/hook"), rate_limit=1000)
-        async with through.dispatcher(), direct.database.engine.connect() as session:
+        # So that nobody claims it as it is fanned out, which takes another answer to be committed.
+        await direct.publish()
+        async with direct.store() as store:
+            await store.fan_out(1)
+        async with direct.database.engine.connect() as session:
             await session.execute(text("SELECT FROM endpoint_state FOR UPDATE"))
-            await direct.publish()
-            await direct.sees(_WAITING_CLAIM)
-            proxy.swallow_answers()
-            await session.rollback()
-            await direct.sees("SELECT FROM deliveries WHERE state = 'sending'")
-            proxy.cut()
-            await proxy.restore()
-            await receiver.wait_for(1)
-            await direct.sees("SELECT FROM deliveries WHERE state = 'delivered'")
+            async with through.dispatcher():
+                await direct.sees(_WAITING_CLAIM)
+                proxy.swallow_answers()
+                await session.rollback()
+                await direct.sees("SELECT FROM deliveries WHERE state = 'sending'")
+                proxy.cut()
+                await proxy.restore()
+                await receiver.wait_for(1)
+                await direct.sees("SELECT FROM deliveries WHERE state = 'delivered'")
         await through.close()
     assert [(row.number, row.error) for row in await direct.attempts()] == [(1, AttemptError.INTERRUPTED), (2, None)]
     assert len(receiver.received()) == 1
