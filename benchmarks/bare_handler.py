@@ -7,7 +7,6 @@ No key, no check, no endpoint, no fan-out, no claim, no record; one INSERT of th
 import asyncio
 import sqlite3
 import sys
-import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -18,9 +17,7 @@ import uvloop
 from aiohttp import web
 from sqlalchemy.engine import make_url
 
-from benchmarks.events import SECRET
-from dispatcher.rules.secrets import Secret
-from dispatcher.rules.signing import signature_header
+from benchmarks.bare_posts import BarePosts
 
 _TABLE = "CREATE TABLE bare (id text PRIMARY KEY, type text NOT NULL, data text NOT NULL)"
 Commit = Callable[[str, str, str], Awaitable[object]]
@@ -46,29 +43,15 @@ async def serve(database_url: str, receiver: str) -> None:
     """Prints its URL and serves until standard input ends."""
     url = make_url(database_url)
     commit = await (_sqlite(url.database or "") if url.drivername.startswith("sqlite") else _postgres(database_url))
-    key = Secret.parse(SECRET).key
-    posts: set[asyncio.Task[None]] = set()
 
     async with aiohttp.ClientSession() as session:
-
-        async def post(event_id: str, body: bytes) -> None:
-            timestamp = int(time.time())
-            headers = {
-                "content-type": "application/json",
-                "webhook-id": event_id,
-                "webhook-timestamp": str(timestamp),
-                "webhook-signature": signature_header((key,), event_id, timestamp, body),
-            }
-            async with session.post(receiver, data=body, headers=headers) as response:
-                await response.read()
+        posts = BarePosts(session, receiver)
 
         async def handle(request: web.Request) -> web.Response:
             body = await request.read()
             event = msgspec.json.decode(body)
             await commit(event["id"], event["type"], msgspec.json.encode(event["data"]).decode())
-            task = asyncio.get_running_loop().create_task(post(event["id"], body))
-            posts.add(task)
-            task.add_done_callback(posts.discard)
+            posts.begin(event["id"], body)
             return web.Response(status=202)
 
         app = web.Application()

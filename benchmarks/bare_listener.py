@@ -7,15 +7,12 @@ on until standard input ends.
 
 import asyncio
 import sys
-import time
 
 import aiohttp
 import asyncpg
 import uvloop
 
-from benchmarks.events import SECRET
-from dispatcher.rules.secrets import Secret
-from dispatcher.rules.signing import signature_header
+from benchmarks.bare_posts import BarePosts
 
 #: A producer's transaction is `INSERT` and `NOTIFY`.
 INSERT = "INSERT INTO bare (id, data) VALUES ($1, $2)"
@@ -30,24 +27,12 @@ async def listen(database_url: str, receiver: str) -> None:
     listening = await asyncpg.connect(database_url)
     selecting = await asyncpg.connect(database_url)
     await selecting.execute(_TABLE)
-    key = Secret.parse(SECRET).key
     seen: set[int] = set()
-    posts: set[asyncio.Task[None]] = set()
     told = asyncio.Event()
     loop = asyncio.get_running_loop()
 
     async with aiohttp.ClientSession() as session:
-
-        async def post(event_id: str, body: bytes) -> None:
-            timestamp = int(time.time())
-            headers = {
-                "content-type": "application/json",
-                "webhook-id": event_id,
-                "webhook-timestamp": str(timestamp),
-                "webhook-signature": signature_header((key,), event_id, timestamp, body),
-            }
-            async with session.post(receiver, data=body, headers=headers) as response:
-                await response.read()
+        posts = BarePosts(session, receiver)
 
         async def send() -> None:
             last = 0
@@ -59,9 +44,7 @@ async def listen(database_url: str, receiver: str) -> None:
                     last = max(last, row_id)
                     if row_id not in seen:
                         seen.add(row_id)
-                        task = loop.create_task(post(event_id, data.encode()))
-                        posts.add(task)
-                        task.add_done_callback(posts.discard)
+                        posts.begin(event_id, data.encode())
 
         await listening.add_listener("bare", lambda *_: told.set())
         sending = loop.create_task(send())

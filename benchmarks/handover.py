@@ -58,9 +58,7 @@ async def _measure(url: str, there: Receiver, per_s: int, seconds: float) -> Lat
     warm_up = await _publish(url, lines, per_s, _WARM_UP_S)
     sent = await _publish(url, lines, per_s, seconds)
     await there.reach(len(warm_up) + len(sent))
-    arrivals = await there.arrivals()
-    waited = sorted(arrivals[event_id] - moment for event_id, moment in sent.items())
-    return Latency(waited[len(waited) // 2] * 1000, waited[len(waited) * 99 // 100] * 1000)
+    return Latency.of(sent, await there.arrivals())
 
 
 async def _publish(url: str, lines: list[Line], per_s: int, seconds: float) -> dict[str, float]:

@@ -4,7 +4,7 @@ import asyncio
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from statistics import median
@@ -36,6 +36,12 @@ class Latency:
 
     p50_ms: float
     p99_ms: float
+
+    @classmethod
+    def of(cls, sent: Mapping[str, float], arrivals: Mapping[str, float]) -> "Latency":
+        """From these moments to those, by event, in seconds of the same clock."""
+        waited = sorted(arrivals[event_id] - moment for event_id, moment in sent.items())
+        return cls(waited[len(waited) // 2] * 1000, waited[len(waited) * 99 // 100] * 1000)
 
 
 async def measure(databases: Databases, dialect: str, *, per_s: int, seconds: float) -> Latency:
@@ -76,9 +82,7 @@ async def _measure(commit: Commit, there: Receiver, per_s: int, seconds: float) 
     warm_up = await _publish(commit, per_s, _WARM_UP_S)
     committed = await _publish(commit, per_s, seconds)
     await there.reach(len(warm_up) + len(committed))
-    arrivals = await there.arrivals()
-    waited = sorted(arrivals[event_id] - moment for event_id, moment in committed.items())
-    return Latency(waited[len(waited) // 2] * 1000, waited[len(waited) * 99 // 100] * 1000)
+    return Latency.of(committed, await there.arrivals())
 
 
 async def _publish(commit: Commit, per_s: int, seconds: float) -> dict[str, float]:

@@ -12,6 +12,7 @@ from aiohttp import web
 
 from dispatcher.engine import claiming, fanning
 from dispatcher.engine.claiming import Claiming
+from dispatcher.engine.dispatcher import Dispatcher
 from dispatcher.engine.ingest import ByTheQueue, Ingest
 from dispatcher.engine.pulse import Pulse
 from dispatcher.engine.straight import StraightWay
@@ -186,6 +187,21 @@ def lending(monkeypatch: pytest.MonkeyPatch) -> list[Straight | None]:
     return lent
 
 
+async def publish_beside(
+    begun: asyncio.Event, gate: asyncio.Event, dispatcher: Dispatcher, receiver: Receiver, *, waits: bool
+) -> None:
+    """Publishes an event while something is under way; it waits for that, or it does not, and arrives."""
+    await begun.wait()
+    publishing = asyncio.ensure_future(dispatcher.ingest.publish([event()]))
+    if not waits:
+        await publishing
+    assert publishing.done() is not waits
+    gate.set()
+    await publishing
+    await receiver.wait_for(1)
+    await dispatcher.until_idle()
+
+
 @pytest.mark.parametrize(("patience_s", "straight"), [(PATIENCE_S, True), (0.0, False)])
 async def test_a_publisher_waits_for_a_short_fan_out_and_for_no_long_one(
     outpost: Outpost, receiver: Receiver, monkeypatch: pytest.MonkeyPatch, patience_s: float, straight: bool
@@ -206,15 +222,7 @@ async def test_a_publisher_waits_for_a_short_fan_out_and_for_no_long_one(
         monkeypatch.setattr(fanning.Fanning, "once", held)
         assert dispatcher._running is not None
         dispatcher._running._queued.ring()
-        await begun.wait()
-        publishing = asyncio.ensure_future(dispatcher.ingest.publish([event()]))
-        if not straight:
-            await publishing
-        assert publishing.done() is not straight
-        gate.set()
-        await publishing
-        await receiver.wait_for(1)
-        await dispatcher.until_idle()
+        await publish_beside(begun, gate, dispatcher, receiver, waits=straight)
     assert [one is not None for one in lent] == [straight]
 
 
@@ -250,15 +258,7 @@ async def test_a_publisher_waits_for_a_short_claim_that_no_other_follows(
         monkeypatch.setattr(Claiming, "_claim", held)
         assert dispatcher._running is not None
         dispatcher._running._claimable.ring()
-        await begun.wait()
-        publishing = asyncio.ensure_future(dispatcher.ingest.publish([event()]))
-        if not straight:
-            await publishing
-        assert publishing.done() is not straight
-        gate.set()
-        await publishing
-        await receiver.wait_for(1)
-        await dispatcher.until_idle()
+        await publish_beside(begun, gate, dispatcher, receiver, waits=straight)
     assert [one is not None for one in lent] == [straight]
 
 

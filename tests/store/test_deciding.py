@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import timedelta
 
@@ -11,11 +11,11 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dispatcher.outbox.events import new_event
-from dispatcher.rules.verdict import Outcome
-from dispatcher.store.hot import Claimed, HotStore
-from dispatcher.store.ingest import Straight
+from dispatcher.store.hot import HotStore
+from dispatcher.store.ingest import Ingested, Straight
+from dispatcher.store.postgres import straight as postgres_straight
 from tests.clock import FakeClock
-from tests.outpost import Outpost, finished
+from tests.outpost import Outpost, Registered, finished
 from tests.store.steps import claim
 
 DESTINATIONS = "LOCK TABLE destinations IN ACCESS EXCLUSIVE MODE"
@@ -122,34 +122,72 @@ async def test_an_endpoint_that_asks_to_be_left_alone_while_its_tokens_are_waite
         assert (await outpost.delivery_to(endpoint)).state == "pending"
 
 
-@pytest.mark.parametrize("born", [False, True], ids=["claimed", "born"])
-async def test_whose_outcome_makes_room_and_asks_to_be_left_alone_is_left_alone(
-    postgres_outpost: Outpost, clock: FakeClock, born: bool
+async def _ends_and_asks_to_be_left_alone(outpost: Outpost, endpoint: Registered, delivery_row: int) -> None:
+    """As an outcome does that another process records: it makes room, and nobody may use it."""
+    later = outpost.clock.now() + timedelta(seconds=30)
+    await outpost.change("deliveries", delivery_row, state="pending", dispatcher_row=None, due_at=later)
+    await outpost.change("endpoint_state", endpoint.row, paused_until=later)
+
+
+async def test_whose_outcome_makes_room_and_asks_to_be_left_alone_is_left_alone(postgres_outpost: Outpost) -> None:
+    outpost = postgres_outpost
+    endpoint = await outpost.endpoint(max_in_flight=1)
+    await outpost.publish("a", "b")
+    async with outpost.store() as store:
+        await store.fan_out(10)
+        (first,) = await claim(store, 10)
+        async with _claiming(outpost, store, DESTINATIONS) as (session, claiming):
+            await _ends_and_asks_to_be_left_alone(outpost, endpoint, first.delivery_row)
+            await session.rollback()
+            assert not await claiming
+
+
+async def test_nothing_is_born_for_whose_outcome_makes_room_and_asks_to_be_left_alone(
+    postgres_outpost: Outpost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     outpost = postgres_outpost
-    await outpost.endpoint(max_in_flight=1)
+    monkeypatch.setattr(postgres_straight, "_LOCK_MS", 60_000)
+    endpoint = await outpost.endpoint(max_in_flight=1)
+    # What was never reached is not born for.
+    await outpost.change("destinations", 1, verified_at=outpost.clock.now())
     async with outpost.store() as store:
 
-        async def more() -> Sequence[Claimed]:
-            if born:
-                done = await store.ingest([[new_event("job.step", "{}", max_payload=100)]], Straight(10, ()))
-                return done.claimed.deliveries if done.claimed is not None else ()
-            return (await store.claim(10)).deliveries
+        def published() -> "asyncio.Task[Ingested]":
+            event = new_event("job.step", "{}", max_payload=100)
+            return asyncio.create_task(store.ingest([[event]], Straight(10, ())))
 
-        for _ in range(60):
-            if not born:
-                await outpost.publish("a", "b")
-                await store.fan_out(10)
-            (first,) = await more()
-            asks = finished(first, Outcome.RETRY, at=clock.now(), status=503, delay_s=9.0, pause_endpoint_s=9.0)
-            _, second = await asyncio.gather(store.record([asks]), more())
-            # Whichever of them comes first.
-            assert not second
-            async with outpost.database.begin() as connection:
-                await connection.execute(
-                    text("UPDATE deliveries SET state = 'delivered', due_at = NULL WHERE state = 'pending'")
-                )
-            clock.advance(10)
+        first = (await published()).claimed
+        assert first is not None
+        async with outpost.database.engine.connect() as session:
+            await session.execute(text(DESTINATIONS))
+            publishing = published()
+            await outpost.sees(
+                "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+                " AND query LIKE '%dispatcher_bear%'"
+            )
+            await _ends_and_asks_to_be_left_alone(outpost, endpoint, first.deliveries[0].delivery_row)
+            await session.rollback()
+            claimed = (await publishing).claimed
+            assert claimed is None or not claimed.deliveries
+
+
+async def test_who_is_left_over_where_another_was_paused_meanwhile_has_its_own_cap(postgres_outpost: Outpost) -> None:
+    outpost = postgres_outpost
+    # The claim considers them in this order, and counts what is in flight at the first of them.
+    paused, full = sorted([await outpost.endpoint(max_in_flight=1) for _ in range(2)], key=lambda one: one.row)
+    await outpost.publish("a")
+    async with outpost.store() as store:
+        await store.fan_out(10)
+        for claimed in await claim(store, 10):
+            if claimed.endpoint_row == paused.row:
+                await store.record([finished(claimed, at=outpost.clock.now())])
+        await outpost.publish("b")
+        await store.fan_out(10)
+        async with _claiming(outpost, store, DESTINATIONS) as (session, claiming):
+            await outpost.change("endpoints", paused.row, status="paused")
+            await session.rollback()
+            assert not await claiming
+        assert [row.endpoint_row for row in await outpost.deliveries() if row.state == "sending"] == [full.row]
 
 
 async def test_how_much_an_endpoint_takes_is_what_is_known_once_its_tokens_were_waited_for(
