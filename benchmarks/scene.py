@@ -62,18 +62,18 @@ class Scene:
         async with database.begin() as connection:
             await connection.run_sync(insert_endpoint, database.tables, self.deployment.keyring, new, database.now())
 
-    async def endpoints(self, urls: Sequence[tuple[str, str]], *, tenant: str = "default") -> None:
-        """Registers an endpoint for each URL and event type, in few transactions; otherwise as endpoints are."""
+    async def endpoints(self, urls: Sequence[tuple[str, *tuple[str, ...]]], *, tenant: str = "default") -> None:
+        """Registers an endpoint for each URL and its event types, in few transactions; otherwise as endpoints are."""
         database = self.deployment.database
         for start in range(0, len(urls), _CHUNK):
             async with database.begin() as connection:
-                for url, event_type in urls[start : start + _CHUNK]:
+                for url, *event_types in urls[start : start + _CHUNK]:
                     new = NewEndpoint(
                         row_id=new_endpoint_row(),
                         tenant=tenant,
                         url=CallbackUrl.parse(url, self.deployment.egress),
                         secret=Secret.parse(SECRET),
-                        event_types=(event_type,),
+                        event_types=tuple(event_types),
                     )
                     await connection.run_sync(
                         insert_endpoint, database.tables, self.deployment.keyring, new, database.now()

@@ -164,21 +164,20 @@ async def waits(there: Receiver, committed: Mapping[str, float]) -> Waits:
 async def spread(databases: Databases, there: Receiver, dialect: str, *, events: int, rounds: int) -> Spread:
     """Drains as many deliveries in turns to one endpoint, each event to one of 10,000, and each to all of 10,000."""
     found = Spread([], [], [])
+    many = [f"bench.{number}" for number in range(MANY)]
     events = max(events // MANY, 1) * MANY
-    for _ in range(rounds):
-        found.one.append(await _drain_spread(databases, there, dialect, events, endpoints=1, types=1))
-        found.each.append(await _drain_spread(databases, there, dialect, events, endpoints=MANY, types=MANY))
-        found.all_.append(await _drain_spread(databases, there, dialect, events, endpoints=MANY, types=1))
+    async with databases.scene(dialect) as one, databases.scene(dialect) as crowd:
+        await one.endpoints([(there.url, "all")])
+        # Once, since it takes a minute.
+        await crowd.endpoints([(there.url, event_type, "all") for event_type in many])
+        for drains in range(rounds):
+            await one.backlog(events, ["all"])
+            found.one.append(await drained(one, events, before=drains * events))
+            await crowd.backlog(events, many)
+            found.each.append(await drained(crowd, events, before=2 * drains * events))
+            await crowd.backlog(events // MANY, ["all"])
+            found.all_.append(await drained(crowd, events, before=(2 * drains + 1) * events))
     return found
-
-
-async def _drain_spread(
-    databases: Databases, there: Receiver, dialect: str, deliveries: int, *, endpoints: int, types: int
-) -> Rate:
-    async with databases.scene(dialect) as scene:
-        await scene.endpoints([(there.url, f"bench.{number % types}") for number in range(endpoints)])
-        await scene.backlog(deliveries * types // endpoints, [f"bench.{number}" for number in range(types)])
-        return await drained(scene, deliveries)
 
 
 async def burst(databases: Databases, dialect: str, *, seconds: float) -> Waits:
@@ -226,7 +225,7 @@ async def spread_rows(databases: Databases, receiver: Receiver, plan: Plan) -> l
 
 
 async def _spread_rows(databases: Databases, receiver: Receiver, dialect: str, plan: Plan) -> list[Row]:
-    found = await spread(databases, receiver, dialect, events=plan.events, rounds=plan.rounds)
+    found = await spread(databases, receiver, dialect, events=2 * plan.events, rounds=plan.rounds)
     rows = []
     for what, rates in (("each event to one of", found.each), ("each event to all of", found.all_)):
         rate = typical(rates)

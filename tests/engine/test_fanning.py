@@ -6,6 +6,7 @@ from datetime import timedelta
 
 import pytest
 from aiohttp import web
+from sqlalchemy import text
 
 from dispatcher.engine.claiming import STRAIGHT_EVENTS
 from dispatcher.engine.dispatcher import Dispatcher
@@ -146,22 +147,30 @@ async def test_what_a_full_process_fans_out_another_sends(postgres_outpost: Outp
         await outpost.publish("slow", "slow", "slow")
         await receiver.wait_for(3, "/slow")
         async with outpost.dispatcher(poll_interval=SELDOM) as other:
-            await other.until_idle()
-            store = store_of(other)
-            fan_out = store.fan_out
-
-            met = iter((True,))
-
-            async def later(limit: int, straight: Straight | None = None) -> FannedOut:
-                # The full one is quicker: it is at work first, and has done it then.
-                if next(met, False):
-                    return FannedOut(0, 0, contended=True)
-                await outpost.sees("SELECT FROM deliveries d JOIN events e ON e.row_id = event_row AND type = 'fast'")
-                return await fan_out(limit, straight)
-
-            store.fan_out = later  # type: ignore[method-assign]
+            # Heard by a subscription.
             await outpost.publish("fast")
             await receiver.wait_for(1, "/fast")
+            await other.until_idle()
+            fans_out, fans_out_later = store_of(full).fan_out, store_of(other).fan_out
+            met, looks_again = asyncio.Event(), asyncio.Event()
+
+            async def first(limit: int, straight: Straight | None = None) -> FannedOut:
+                await looks_again.wait()
+                return await fans_out(limit, straight)
+
+            async def later(limit: int, straight: Straight | None = None) -> FannedOut:
+                # The full one is at work, and has done it when this one looks again.
+                if not met.is_set():
+                    met.set()
+                    return FannedOut(0, 0, contended=True)
+                looks_again.set()
+                await outpost.sees("SELECT FROM events HAVING count(*) = 5 AND NOT EXISTS (SELECT FROM fanout_queue)")
+                return await fans_out_later(limit)
+
+            store_of(full).fan_out = first  # type: ignore[method-assign]
+            store_of(other).fan_out = later  # type: ignore[method-assign]
+            await outpost.publish("fast")
+            await receiver.wait_for(2, "/fast")
             release.set()
 
 
@@ -187,23 +196,55 @@ async def test_an_event_that_cannot_be_fanned_out_leaves_others_their_way(
     async with outpost.dispatcher(poll_interval=SELDOM) as dispatcher, asyncio.timeout(PATIENCE_S):
         await dispatcher.until_idle()
         store = store_of(dispatcher)
-        fan_out, straight_ways = store.fan_out, []
+        fan_out, fan_out_one, straight_ways, singly = store.fan_out, store.fan_out_one, [], 0
 
         async def fails_at_first(limit: int, straight: Straight | None = None) -> FannedOut:
+            if not await outpost.count("fanout_queue"):
+                return FannedOut(0, 0)
             straight_ways.append(straight is not None)
             if len(straight_ways) == 1:
                 raise ValueError("an event that cannot be read")
             return await fan_out(limit, straight)
 
-        monkeypatch.setattr(store, "fan_out", fails_at_first)
-        await outpost.publish("job.first")
+        async def one() -> FannedOut:
+            nonlocal singly
+            singly += 1
+            return await fan_out_one()
+
+        # Its next pass may take more than one that goes straight.
+        await outpost.publish()
         await receiver.wait_for(1)
         await dispatcher.until_idle()
+        monkeypatch.setattr(store, "fan_out", fails_at_first)
+        monkeypatch.setattr(store, "fan_out_one", one)
+        await outpost.publish(*["job.first"] * 2 * STRAIGHT_EVENTS)
+        await receiver.wait_for(1 + 2 * STRAIGHT_EVENTS)
+        await dispatcher.until_idle()
         await outpost.publish("job.second")
-        await receiver.wait_for(2)
+        await receiver.wait_for(2 + 2 * STRAIGHT_EVENTS)
         await dispatcher.until_idle()
     assert straight_ways[0]
     assert any(straight_ways[1:])
+    # So many as one of them was among.
+    assert singly == STRAIGHT_EVENTS
+
+
+async def test_what_another_process_kept_a_pass_from_claiming_is_claimed_once_it_may_be(
+    postgres_outpost: Outpost, receiver: Receiver, passes: list[FannedOut]
+) -> None:
+    outpost = postgres_outpost
+    await outpost.endpoint(receiver.url("/hook"))
+    async with outpost.dispatcher(poll_interval=SELDOM) as dispatcher, asyncio.timeout(PATIENCE_S):
+        await dispatcher.until_idle()
+        async with outpost.database.engine.connect() as other:
+            await other.execute(text("SELECT FROM destinations FOR UPDATE"))
+            await outpost.publish()
+            await outpost.sees("SELECT FROM deliveries")
+            await other.rollback()
+        await receiver.wait_for(1)
+    (result,) = passes
+    assert result.claimed is not None
+    assert not result.claimed.deliveries
 
 
 async def test_what_was_claimed_for_more_than_its_room_leaves_the_rest_to_the_claim_loop(

@@ -17,7 +17,9 @@ from dispatcher.outbox.events import new_event
 from dispatcher.states import AttemptError, DeliveryState
 from dispatcher.store import database as database_module
 from dispatcher.store import migrate
+from dispatcher.store.ingest import Straight
 from tests.chaos.tcp_proxy import TcpProxy
+from tests.clock import FakeClock
 from tests.outpost import PATIENCE_S, Outpost
 from tests.postgres_server import OwnPostgres
 from tests.receiver import Received, Receiver
@@ -207,6 +209,25 @@ async def test_a_claim_whose_answer_was_lost_is_given_up_at_once_and_made_again(
         await through.close()
     assert [(row.number, row.error) for row in await direct.attempts()] == [(1, AttemptError.INTERRUPTED), (2, None)]
     assert len(receiver.received()) == 1
+    await direct.close()
+
+
+async def test_a_fan_out_that_claims_is_given_up_as_soon_as_any_other(postgres_url: str, clock: FakeClock) -> None:
+    direct = Outpost(postgres_url, clock)
+    await direct.endpoint()
+    async with TcpProxy.before(postgres_url) as proxy:
+        through = Outpost(proxy.url(postgres_url), clock, lease="1s")
+        async with through.store() as store, asyncio.timeout(PATIENCE_S):
+            for answered in (True, False):
+                await direct.publish()
+                if not answered:
+                    proxy.swallow_answers()
+                    with pytest.raises(StoreUnavailable):
+                        await store.fan_out(1, Straight(1, ()))
+                else:
+                    assert (await store.fan_out(1, Straight(1, ()))).claimed is not None
+            await proxy.restore()
+        await through.close()
     await direct.close()
 
 

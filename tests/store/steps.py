@@ -14,7 +14,7 @@ async def queue(
     return await store.fan_out(100)
 
 
-async def claim(store: HotStore, limit: int = 1000) -> Sequence[Claimed]:
+async def claim(store: HotStore, limit: int = 100) -> Sequence[Claimed]:
     """What can be sent now, claimed."""
     return (await store.claim(limit)).deliveries
 

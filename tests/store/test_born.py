@@ -169,6 +169,28 @@ async def test_there_must_be_room_for_all_and_what_has_ended_takes_none(
         assert len({first.delivery_row, second.delivery_row, third.delivery_row}) == 3
 
 
+async def test_there_must_be_room_at_a_destination_for_all_of_its_endpoints(
+    postgres_outpost: Outpost, born: list[bool]
+) -> None:
+    for url in ("http://127.0.0.1:8000/a", "http://127.0.0.1:8000/b", "http://127.0.0.2:8000/"):
+        await verified(postgres_outpost, url)
+    async with postgres_outpost.store(max_in_flight_per_destination=3) as store:
+        assert len(claimed(await store.ingest([[event()]], GO))) == 3
+        # One more has room at the destination of two.
+        assert len(claimed(await store.ingest([[event()]], GO))) == 2
+    assert born == [True, False]
+
+
+async def test_what_waits_in_the_queue_is_taken_along_by_an_event_that_nobody_wants(
+    postgres_outpost: Outpost, born: list[bool]
+) -> None:
+    await verified(postgres_outpost, event_types=("waits",))
+    await postgres_outpost.publish("waits")
+    async with postgres_outpost.store() as store:
+        assert len(claimed(await store.ingest([[event()]], GO))) == 1
+    assert born == [False]
+
+
 async def test_no_more_are_born_than_may_be_claimed(postgres_outpost: Outpost, born: list[bool]) -> None:
     await verified(postgres_outpost)
     async with postgres_outpost.store() as store:

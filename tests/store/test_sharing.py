@@ -59,6 +59,26 @@ async def test_the_last_slots_of_a_process_are_kept_for_endpoints_and_tenants_th
         assert [one.endpoint_row for one in await claim(store)] == [other.row]
 
 
+async def test_the_only_one_that_has_work_leaves_the_last_slots_to_others(outpost: Outpost) -> None:
+    async with outpost.store(max_in_flight=20) as store:
+        await outpost.endpoint(max_in_flight=100)
+        await outpost.change("destinations", 1, verified_at=outpost.clock.now())
+        await outpost.publish(*["a"] * 30)
+        await store.fan_out(100)
+        assert [len(await claim(store, limit)) for limit in (15, 5, 5)] == [15, 3, 0]
+
+
+async def test_the_only_one_that_has_work_gets_what_its_neighbours_in_flight_leave(outpost: Outpost) -> None:
+    async with outpost.store(max_in_flight_per_destination=5) as store:
+        for path in ("a", "b"):
+            await outpost.endpoint(f"http://127.0.0.1:8000/{path}", event_types=(path,))
+        await outpost.change("destinations", 1, verified_at=outpost.clock.now())
+        for event_type, waiting, taken in (("a", 3, 3), ("b", 10, 2)):
+            await outpost.publish(*[event_type] * waiting)
+            await store.fan_out(100)
+            assert len(await claim(store, 10)) == taken
+
+
 async def test_the_slots_are_each_processs_own(postgres_outpost: Outpost) -> None:
     outpost = postgres_outpost
     await outpost.endpoint(max_in_flight=100)
