@@ -16,7 +16,7 @@ from dispatcher.rules.secrets import Secret
 from dispatcher.rules.verdict import Outcome
 from dispatcher.settings import Settings, load
 from dispatcher.states import AttemptError, Reason
-from dispatcher.store import transitions
+from dispatcher.store import duty_rows, transitions
 from dispatcher.store.deployment import Deployment, open_deployment
 from dispatcher.store.endpoint_rows import NewEndpoint, insert_endpoint, new_endpoint_row
 from dispatcher.store.hot import Claimed, Finished, HotStore
@@ -181,6 +181,11 @@ class Outpost:
                     select(e, s).join(s, s.c.endpoint_row == e.c.row_id).where(e.c.row_id == endpoint.row)
                 )
             ).one()
+
+    async def holds(self, condition: duty_rows.Condition) -> bool:
+        """Whether there is anything for a duty to do now."""
+        async with self.database.read() as connection:
+            return bool(await connection.scalar(select(condition(self.database, self.database.now()))))
 
     async def put_back(self, *deliveries: Any) -> list[transitions.PutBack]:
         """Asks for deliveries to be sent again."""

@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 from functools import partial
 
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
-from sqlalchemy.sql.expression import ColumnElement
 
 from dispatcher import metrics
 from dispatcher.errors import StoreUnavailable
@@ -18,7 +17,7 @@ from dispatcher.store.database import Database
 log = logger("dispatcher.duties")
 
 #: Duties with such an interval or a shorter one, in seconds, are taken together.
-OFTEN_S = 1.0
+OFTEN_S = 10.0
 #: Rows in one step of a duty.
 BATCH = 500
 #: Steps of a duty before the others have their turn.
@@ -35,7 +34,7 @@ class Duty:
     interval_s: float
     work: Callable[[], Awaitable[object]]
     #: The condition without which there is nothing to do; null: it is always done.
-    wanted: Callable[[Database], ColumnElement[bool]] | None = None
+    wanted: duty_rows.Condition | None = None
 
 
 class _Scheduler(AsyncIOScheduler):  # type: ignore[misc]
@@ -77,6 +76,10 @@ class Schedule:
     ) -> None:
         self._database = database
         self._duties = {duty.name: duty for duty in duties}
+        self._intervals_s = {duty.name: duty.interval_s for duty in self._duties.values()}
+        self._look = duty_rows.Look(
+            database, {duty.name: duty.wanted for duty in self._duties.values() if duty.wanted is not None}
+        )
         self._tick_s = tick_s
         self._beside = beside
         self._at_work: set[asyncio.Future[None]] = set()
@@ -87,7 +90,7 @@ class Schedule:
     async def start(self) -> None:
         """Makes the duties' rows and starts the clock."""
         async with self._database.begin() as connection:
-            await duty_rows.ensure(connection, self._database, {duty.name: 0.0 for duty in self._duties.values()})
+            await duty_rows.ensure(connection, self._database, self._duties)
         self._scheduler = scheduler_of(
             [(self._on_tick, self._tick_s), *((partial(self._work, work), every_s) for work, every_s in self._beside)]
         )
@@ -138,7 +141,7 @@ class Schedule:
     async def _do_what_is_due(self) -> None:
         try:
             often, seldom = await self._needed()
-            # What a stop leaves undone of the first is put off by a second; the others are taken in their turn.
+            # What a stop leaves undone of the first is put off by seconds; the others are taken in their turn.
             for together in (often, *([duty] for duty in seldom)):
                 if self._stopping:
                     return
@@ -151,14 +154,10 @@ class Schedule:
     async def _needed(self) -> tuple[Sequence[Duty], Sequence[Duty]]:
         """What is due and has anything to do: of what is done often, and of the others.
 
-        Only read, on one connection: this is most of what an idle process does.
+        Only read: this is most of what an idle process does.
         """
-        intervals_s = {duty.name: duty.interval_s for duty in self._duties.values()}
         async with self._database.read() as connection:
-            due = [self._duties[name] for name in await duty_rows.due(connection, self._database, intervals_s)]
-            conditions = {duty.name: duty.wanted(self._database) for duty in due if duty.wanted is not None}
-            holding = await duty_rows.holding(connection, conditions)
-        needed = [duty for duty in due if duty.wanted is None or duty.name in holding]
+            needed = [self._duties[name] for name in await self._look.needed(connection, self._intervals_s)]
         often = [duty for duty in needed if duty.interval_s <= OFTEN_S]
         return often, [duty for duty in needed if duty not in often]
 

@@ -1,12 +1,12 @@
 """Whose turn a periodic duty is: whoever moves its row's time on does it, once per deployment."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import Select, case, literal, select, update
+from sqlalchemy import Select, bindparam, case, literal, select, update
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.engine import Row
+from sqlalchemy.engine import RowMapping
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.sql.expression import ColumnElement
 
@@ -14,8 +14,11 @@ from dispatcher.store.columns import UtcTime
 from dispatcher.store.database import Database
 from dispatcher.store.hot import CLOCK_SLACK_S
 
+#: Without which there is nothing to do, at this moment.
+Condition = Callable[[Database, ColumnElement[Any]], ColumnElement[bool]]
 
-async def ensure(connection: AsyncConnection, database: Database, names: Mapping[str, float]) -> None:
+
+async def ensure(connection: AsyncConnection, database: Database, names: Iterable[str]) -> None:
     """Makes the rows of duties that have none yet; they are due at once."""
     make = sqlite.insert if database.dialect == "sqlite" else postgresql.insert
     for name in names:
@@ -24,9 +27,27 @@ async def ensure(connection: AsyncConnection, database: Database, names: Mapping
         )
 
 
-async def due(connection: AsyncConnection, database: Database, intervals_s: Mapping[str, float]) -> list[str]:
-    """Those of the named duties whose time has come."""
-    return await _due(connection, _times(database), intervals_s)
+class Look:
+    """What there is to do: one statement, made once, since an idle process does little else."""
+
+    def __init__(self, database: Database, conditions: Mapping[str, Condition]) -> None:
+        self._database = database
+        now = database.now() if database.literal_now() is None else bindparam("now", type_=UtcTime())
+        self._wanted = {name: f"wanted_{number}" for number, name in enumerate(conditions)}
+        self._statement = _times(database, now).add_columns(
+            *(condition(database, now).label(self._wanted[name]) for name, condition in conditions.items())
+        )
+
+    async def needed(self, connection: AsyncConnection, intervals_s: Mapping[str, float]) -> list[str]:
+        """Those of the named duties whose time has come and whose condition, if they have one, holds."""
+        moment = self._database.literal_now()
+        given = None if moment is None else {"now": moment}
+        rows = (await connection.execute(self._statement, given)).mappings().all()
+        return [
+            row["name"]
+            for row in rows
+            if _has_come(row, intervals_s) and (row["name"] not in self._wanted or row[self._wanted[row["name"]]])
+        ]
 
 
 async def take(connection: AsyncConnection, database: Database, intervals_s: Mapping[str, float]) -> list[str]:
@@ -36,37 +57,29 @@ async def take(connection: AsyncConnection, database: Database, intervals_s: Map
     """
     table = database.tables.duties
     # Who takes one may have been paused in the middle: nobody waits for that, the other duties have their turn.
-    unlocked = _times(database).where(table.c.name.in_(list(intervals_s))).with_for_update(skip_locked=True)
-    taken = await _due(connection, unlocked, intervals_s)
+    times = _times(database, database.now())
+    unlocked = times.where(table.c.name.in_(list(intervals_s))).with_for_update(skip_locked=True)
+    rows = (await connection.execute(unlocked)).mappings().all()
+    taken = [row["name"] for row in rows if _has_come(row, intervals_s)]
     if taken:
         next_run_at = case(*((table.c.name == name, later(database, intervals_s[name])) for name in taken))
         await connection.execute(update(table).where(table.c.name.in_(taken)).values(next_run_at=next_run_at))
     return taken
 
 
-def _times(database: Database) -> Select[Any]:
+def _times(database: Database, now: ColumnElement[Any]) -> Select[Any]:
     table = database.tables.duties
-    return select(table.c.name, table.c.next_run_at, database.now().label("now"))
+    return select(table.c.name, table.c.next_run_at, now.label("now"))
 
 
-async def _due(connection: AsyncConnection, times: Select[Any], intervals_s: Mapping[str, float]) -> list[str]:
-    # Judged here: a condition of all of them would cost more to make than to ask.
-    rows = (await connection.execute(times)).all()
-    return [row.name for row in rows if row.name in intervals_s and _has_come(row, intervals_s[row.name])]
-
-
-def _has_come(row: Row[Any], interval_s: float) -> bool:
+# Judged here: a condition of all of them would cost more to make than to ask.
+def _has_come(row: RowMapping, intervals_s: Mapping[str, float]) -> bool:
     """Its time has come, or lies so far ahead that the clock was set back since it was put off."""
-    ahead = row.next_run_at - row.now
+    interval_s = intervals_s.get(row["name"])
+    if interval_s is None:
+        return False
+    ahead = row["next_run_at"] - row["now"]
     return not timedelta() < ahead <= timedelta(seconds=interval_s + CLOCK_SLACK_S)
-
-
-async def holding(connection: AsyncConnection, conditions: Mapping[str, ColumnElement[bool]]) -> set[str]:
-    """The names of the conditions that hold, asked in one statement."""
-    if not conditions:
-        return set()
-    answers = (await connection.execute(select(*conditions.values()))).one()
-    return {name for name, holds in zip(conditions, answers, strict=True) if holds}
 
 
 def later(database: Database, seconds: float) -> ColumnElement[object]:

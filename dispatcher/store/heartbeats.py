@@ -28,10 +28,10 @@ _CLAIMABLE = "state = 'pending' AND due_at IS NULL AND NOT waiting"
 _NEWEST = 20
 
 
-def due(database: Database) -> ColumnElement[bool]:
+def due(database: Database, now: ColumnElement[Any]) -> ColumnElement[bool]:
     """The condition that the time of an endpoint may have come."""
     e = database.tables.endpoints.c
-    return exists(select(e.row_id).where(text(_BEATS), e.heartbeat_due_at <= database.now()))
+    return exists(select(e.row_id).where(text(_BEATS), e.heartbeat_due_at <= now))
 
 
 async def send_due(connection: AsyncConnection, database: Database, limit: int) -> tuple[int, int]:

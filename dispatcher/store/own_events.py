@@ -6,6 +6,7 @@ fan-out anything to leave out the endpoint that it is about. They are of no job,
 
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import ColumnElement, delete, exists, insert, or_, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -33,7 +34,7 @@ def to_tell(name: Callable[[str], str], tenant: str, endpoint_row: str, event_ty
     ))"""
 
 
-def untold(database: Database) -> ColumnElement[bool]:
+def untold(database: Database, _: ColumnElement[Any]) -> ColumnElement[bool]:
     """The condition that deaths are to be told of."""
     return exists(select(database.tables.dead_letters.c.row_id).where(text("untold")))
 

@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 from sqlalchemy import ColumnElement, exists, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -29,7 +30,7 @@ class Step:
     throttled: bool
 
 
-def any_running(database: Database) -> ColumnElement[bool]:
+def any_running(database: Database, _: ColumnElement[Any]) -> ColumnElement[bool]:
     """The condition that a run is not done."""
     runs = database.tables.redeliveries.c
     return exists(select(runs.row_id).where(runs.state == RunState.RUNNING))

@@ -43,10 +43,10 @@ class Due:
     given_up: Sequence[int]
 
 
-def due(database: Database) -> ColumnElement[bool]:
+def due(database: Database, now: ColumnElement[Any]) -> ColumnElement[bool]:
     """The condition that an endpoint is to be challenged."""
     e = database.tables.endpoints.c
-    return exists(select(e.row_id).where(text(_TO_CHALLENGE), e.challenge_due_at <= database.now()))
+    return exists(select(e.row_id).where(text(_TO_CHALLENGE), e.challenge_due_at <= now))
 
 
 async def take_due(connection: AsyncConnection, database: Database, rate: float, at_most: int = AT_ONCE) -> Due:

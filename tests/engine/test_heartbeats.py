@@ -16,7 +16,7 @@ from dispatcher.rules.verifying import verify
 from dispatcher.service import deliveries, endpoint_changes, events
 from dispatcher.service.models import EndpointUpdate
 from dispatcher.states import DeliveryState, EndpointStatus, Reason
-from dispatcher.store import duty_rows, heartbeats
+from dispatcher.store import heartbeats
 from tests.clock import FakeClock
 from tests.outpost import Outpost, Registered, finished
 from tests.receiver import Receiver
@@ -269,8 +269,7 @@ async def test_endpoints_whose_time_has_come_are_found_by_their_index(outpost: O
         if re.match(r"SELECT.*heartbeat_due_at", statement, re.DOTALL):
             asked.append((statement, parameters))
 
-    async with outpost.database.read() as connection:
-        assert await duty_rows.holding(connection, {"heartbeats": heartbeats.due(outpost.database)})
+    assert await outpost.holds(heartbeats.due)
     await _send_due(outpost)
     event.remove(outpost.database.engine.sync_engine, "before_cursor_execute", note)
     assert len(asked) == 2

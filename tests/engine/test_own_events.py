@@ -13,7 +13,7 @@ from dispatcher.rules.verdict import Outcome
 from dispatcher.service import endpoint_changes, endpoints, events
 from dispatcher.service.models import Recover
 from dispatcher.states import DeliveryState, EndpointStatus, Reason
-from dispatcher.store import duty_rows, endpoint_status, own_events
+from dispatcher.store import endpoint_status, own_events
 from dispatcher.store.own_events import tell_of_deaths
 from tests.clock import FakeClock
 from tests.outpost import PATIENCE_S, Outpost, Registered, finished
@@ -37,8 +37,7 @@ async def _run(outpost: Outpost) -> None:
                 # Its turn at the start may be over already; and a database that is slow just now puts it off.
                 outpost.clock.advance(1)
                 await dispatcher.run_duties()
-                async with outpost.database.read() as connection:
-                    untold = bool(await duty_rows.holding(connection, {"told": own_events.untold(outpost.database)}))
+                untold = await outpost.holds(own_events.untold)
         await dispatcher.until_idle()
 
 
@@ -271,8 +270,7 @@ async def test_a_death_that_no_attempt_brought_about_is_told_of_too(outpost: Out
         await store.fan_out(1)
     (row,) = await outpost.deliveries()
     await outpost.change("deliveries", row.row_id, state="no such state")
-    async with outpost.database.read() as connection:
-        assert not await duty_rows.holding(connection, {"told": own_events.untold(outpost.database)})
+    assert not await outpost.holds(own_events.untold)
     await _run(outpost)
     await _run(outpost)
     (told,) = _told(receiver.received("/told"))

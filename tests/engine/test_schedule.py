@@ -4,9 +4,11 @@ import asyncio
 from datetime import datetime, timedelta, tzinfo
 
 import pytest
+from sqlalchemy import literal
 
 from dispatcher.engine.schedule import scheduler_of
 from dispatcher.store import duty_rows
+from dispatcher.store.columns import UtcTime
 from tests.clock import FakeClock
 from tests.outpost import PATIENCE_S, Outpost
 
@@ -14,8 +16,8 @@ from tests.outpost import PATIENCE_S, Outpost
 async def test_only_one_of_those_who_want_a_duty_gets_it(outpost: Outpost, clock: FakeClock) -> None:
     database = outpost.database
     async with database.begin() as connection:
-        await duty_rows.ensure(connection, database, {"sweep": 0.0})
-        await duty_rows.ensure(connection, database, {"sweep": 0.0})
+        await duty_rows.ensure(connection, database, ["sweep"])
+        await duty_rows.ensure(connection, database, ["sweep"])
 
     async def take() -> list[str]:
         async with database.begin() as connection:
@@ -24,10 +26,40 @@ async def test_only_one_of_those_who_want_a_duty_gets_it(outpost: Outpost, clock
     assert sorted(await asyncio.gather(*(take() for _ in range(5)))) == [[], [], [], [], ["sweep"]]
     clock.advance(59)
     async with database.read() as connection:
-        assert not await duty_rows.due(connection, database, {"sweep": 60.0})
+        assert not await duty_rows.Look(database, {}).needed(connection, {"sweep": 60.0})
     assert not await take()
     clock.advance(1)
     assert await take()
+
+
+async def test_a_duty_is_needed_while_its_condition_holds_and_only_when_its_time_has_come(
+    outpost: Outpost, clock: FakeClock
+) -> None:
+    database, every_s = outpost.database, {"early": 1.0, "late": 1.0, "always": 1.0}
+    begins_at = clock.now() + timedelta(seconds=5)
+    look = duty_rows.Look(
+        database,
+        {
+            "early": lambda _, now: now < literal(begins_at, UtcTime()),
+            "late": lambda _, now: now >= literal(begins_at, UtcTime()),
+        },
+    )
+
+    async def needed() -> list[str]:
+        async with database.read() as connection:
+            return sorted(await look.needed(connection, every_s))
+
+    async with database.begin() as connection:
+        await duty_rows.ensure(connection, database, every_s)
+    assert await needed() == ["always", "early"]
+    # The statement is made once, and asks at another moment.
+    clock.advance(5)
+    assert await needed() == ["always", "late"]
+    async with database.begin() as connection:
+        await duty_rows.take(connection, database, every_s)
+    assert await needed() == []
+    clock.advance(1)
+    assert await needed() == ["always", "late"]
 
 
 async def test_who_stops_while_taking_a_duty_holds_up_neither_the_others_nor_other_duties(
@@ -35,7 +67,7 @@ async def test_who_stops_while_taking_a_duty_holds_up_neither_the_others_nor_oth
 ) -> None:
     database = postgres_outpost.database
     async with database.begin() as connection:
-        await duty_rows.ensure(connection, database, {"sweep": 0.0, "dust": 0.0})
+        await duty_rows.ensure(connection, database, ["sweep", "dust"])
     async with database.begin() as paused, database.begin() as connection, asyncio.timeout(PATIENCE_S):
         assert await duty_rows.take(paused, database, {"sweep": 60.0}) == ["sweep"]
         assert await duty_rows.take(connection, database, {"sweep": 60.0, "dust": 60.0}) == ["dust"]

@@ -149,14 +149,15 @@ async def test_a_rate_limit_is_not_kept_closed_by_a_jump(
 @BOTH_WAYS
 async def test_a_duty_is_not_put_off_by_a_jump(outpost: Outpost, clock: FakeClock, jump_s: float) -> None:
     database, every_s = outpost.database, {"retention": 60.0, "reclaim": 1.0}
+    look = duty_rows.Look(database, {})
     async with database.begin() as connection:
         await duty_rows.ensure(connection, database, every_s)
-        assert sorted(await duty_rows.due(connection, database, every_s)) == ["reclaim", "retention"]
+        assert sorted(await look.needed(connection, every_s)) == ["reclaim", "retention"]
         assert sorted(await duty_rows.take(connection, database, every_s)) == ["reclaim", "retention"]
-        assert await duty_rows.due(connection, database, every_s) == []
+        assert await look.needed(connection, every_s) == []
     clock.jump(jump_s)
     async with database.begin() as connection:
-        assert sorted(await duty_rows.due(connection, database, every_s)) == ["reclaim", "retention"]
+        assert sorted(await look.needed(connection, every_s)) == ["reclaim", "retention"]
         for name, interval_s in every_s.items():
             assert await duty_rows.take(connection, database, {name: interval_s}) == [name]
             assert await duty_rows.take(connection, database, {name: interval_s}) == []

@@ -7,7 +7,7 @@ from sqlalchemy import text
 
 from dispatcher.rules.verdict import Outcome
 from dispatcher.states import AttemptError, DeliveryState
-from dispatcher.store import duty_rows, leftovers
+from dispatcher.store import leftovers
 from dispatcher.store.hot import LONGER_THAN_ANY_ATTEMPT_S, HotStore, Orphan
 from tests.clock import FakeClock
 from tests.outpost import PATIENCE_S, Outpost, finished
@@ -139,8 +139,7 @@ async def test_what_is_sending_for_longer_than_any_attempt_is_an_orphan_though_i
 
 async def test_what_a_dead_dispatcher_left_is_looked_for_at_once(outpost: Outpost, clock: FakeClock) -> None:
     async def looked_for() -> bool:
-        async with outpost.database.read() as connection:
-            return bool(await duty_rows.holding(connection, {"reclaim": leftovers.nobodys(outpost.database)}))
+        return await outpost.holds(leftovers.nobodys)
 
     await outpost.endpoint()
     await outpost.publish()
