@@ -80,7 +80,7 @@ async def log_growth(databases: Databases, receiver: Receiver, plan: Plan) -> Se
     async with databases.scene("postgresql") as young, databases.scene("postgresql") as old:
         for scene in (young, old):
             await scene.endpoint(receiver.url, max_in_flight=100)
-        async with old.deployment.database.begin() as connection:
+        async with old.deployment.database.begin(limited=False) as connection:
             await connection.execute(
                 text(
                     "INSERT INTO deliveries (event_row, endpoint_row, tenant, state, attempts, last_status)"
