@@ -1,14 +1,14 @@
 """The hot store of each database, enrolled, with a deployment around it."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
 
 from dispatcher.store.hot import HotStore
-from dispatcher.store.ingest import Ingested
 from dispatcher.store.postgres import marks
 from dispatcher.store.postgres.born import Born
+from dispatcher.store.postgres.born_of_queue import BornOfQueue
 from tests.outpost import Outpost
 
 
@@ -30,12 +30,15 @@ def marked_looks(monkeypatch: pytest.MonkeyPatch) -> None:
 def born(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """For each time that events might have been born in flight, whether they were."""
     seen: list[bool] = []
-    run = Born.run
+    for way in (Born, BornOfQueue):
+        monkeypatch.setattr(way, "run", _noted(way.run, seen))
+    return seen
 
-    async def noted(self: Born, *given: Any) -> Ingested | None:
-        done = await run(self, *given)
+
+def _noted(run: Callable[..., Awaitable[Any]], seen: list[bool]) -> Callable[..., Awaitable[Any]]:
+    async def noted(*given: Any) -> Any:
+        done = await run(*given)
         seen.append(done is not None)
         return done
 
-    monkeypatch.setattr(Born, "run", noted)
-    return seen
+    return noted

@@ -1,6 +1,7 @@
 """What tests of the hot store do again and again: events in the queue fanned out, and deliveries claimed."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from dispatcher.store.hot import Claimed, FannedOut, HotStore
 from tests.outpost import Outpost
@@ -23,3 +24,12 @@ async def claim_one(store: HotStore) -> Claimed:
     """The only delivery that can be sent now, claimed."""
     (claimed,) = await claim(store)
     return claimed
+
+
+async def verified(outpost: Outpost, url: str = "http://127.0.0.1:8000/", **fields: Any) -> int:
+    """An endpoint at a destination that has answered 2xx."""
+    endpoint = await outpost.endpoint(url, **fields)
+    destinations = outpost.tables.destinations
+    async with outpost.database.begin() as connection:
+        await connection.execute(destinations.update().values(verified_at=outpost.clock.now()))
+    return endpoint.row

@@ -15,6 +15,7 @@ from dispatcher.store.hot import Claimed, HotStore
 from dispatcher.store.ingest import Ingested, Straight
 from dispatcher.store.postgres.connection import Role
 from tests.outpost import Outpost, finished
+from tests.store.steps import verified
 
 GO = Straight(50, ())
 _OTHER = 99
@@ -25,15 +26,6 @@ Bear = Callable[..., Awaitable[Ingested | None]]
 
 def event(**given: Any) -> NewEvent:
     return new_event("job.step", "{}", max_payload=10_000, **given)
-
-
-async def verified(outpost: Outpost, url: str = "http://127.0.0.1:8000/", **fields: Any) -> int:
-    """An endpoint at a destination that has answered 2xx."""
-    endpoint = await outpost.endpoint(url, **fields)
-    destinations = outpost.tables.destinations
-    async with outpost.database.begin() as connection:
-        await connection.execute(destinations.update().values(verified_at=outpost.clock.now()))
-    return endpoint.row
 
 
 def claimed(done: Ingested) -> Sequence[Claimed]:

@@ -1,6 +1,6 @@
 """Born in flight on PostgreSQL: over random set-ups it comes to what storing, fanning out and claiming come to."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -14,9 +14,10 @@ from sqlalchemy import insert, text
 from dispatcher.outbox.events import new_event
 from dispatcher.rules.new_events import NewEvent
 from dispatcher.states import Profile
-from dispatcher.store.hot import HotStore
+from dispatcher.store.hot import ClaimedBatch, HotStore
 from dispatcher.store.ingest import Group, Straight
 from dispatcher.store.postgres.born import Born
+from dispatcher.store.postgres.born_of_queue import BornOfQueue
 from tests.outpost import Outpost
 
 #: A process that nobody here is.
@@ -183,36 +184,62 @@ async def _set(scene: Scene, outpost: Outpost) -> AsyncIterator[HotStore]:
 
 @dataclass
 class Came:
-    """What publishing came to."""
+    """What publishing or fanning out came to."""
 
-    answers: list[object]
-    new: int
+    answers: Sequence[object]
     claimed: dict[object, object]
     tables: dict[str, list[object]]
 
 
-async def _publish(scene: Scene, outpost: Outpost) -> Came:
+async def _published(scene: Scene, outpost: Outpost) -> Came:
     async with _set(scene, outpost) as store:
         done = await store.ingest(scene.groups, Straight(20, scene.ended))
-        events = {row.row_id: row.id for row in await outpost.rows("events")}
-        rows = {row.row_id: (events[row.event_row], row.tenant, row.endpoint_row) for row in await outpost.deliveries()}
-        tables: dict[str, list[object]] = {
-            table: [*sorted(map(repr, map(tuple, await outpost.rows(table, *_key(table)))))]
-            for table in ("fanout_queue", "jobs", "endpoint_state", "destinations")
-        }
-        tables["events"] = [tuple(row)[1:] for row in await outpost.rows("events", "tenant", "id")]
-        # Which row is whose is nobody's business.
-        tables["deliveries"] = [*sorted(repr((rows[row.row_id], tuple(row)[2:])) for row in await outpost.deliveries())]
-        # Numbers of rows that a statement gave up are never given out again.
-        return Came(
-            [answer if not isinstance(answer, Exception) else type(answer) for answer in done.answers],
-            len(done.new),
-            {
-                rows[one.delivery_row]: [getattr(one, name) for name in one.__struct_fields__ if name != "delivery_row"]
-                for one in (done.claimed.deliveries if done.claimed is not None else ())
-            },
-            tables,
-        )
+        answers = [answer if not isinstance(answer, Exception) else type(answer) for answer in done.answers]
+        return await _came(outpost, answers, done.claimed)
+
+
+async def _fanned_out(scene: Scene, outpost: Outpost) -> Came:
+    events, now = outpost.tables.events, outpost.clock.now()
+    async with _set(scene, outpost) as store:
+        async with outpost.database.begin() as connection:
+            for event in {event.key: event for group in scene.groups for event in group}.values():
+                await connection.execute(
+                    insert(events).values(
+                        id=event.id,
+                        tenant=event.tenant,
+                        type=event.type,
+                        data=event.data,
+                        job_id=event.job_id,
+                        kind=event.kind,
+                        timestamp=event.timestamp or now,
+                        traceparent=event.traceparent,
+                        created_at=now,
+                    )
+                )
+        done = await store.fan_out(20, Straight(20, scene.ended))
+        numbers = (done.events, done.deliveries, done.superseded, done.held, done.catch_up, done.contended)
+        return await _came(outpost, [*numbers, sorted(done.rows), sorted(done.ids)], done.claimed)
+
+
+async def _came(outpost: Outpost, answers: Sequence[object], batch: ClaimedBatch | None) -> Came:
+    events = {row.row_id: row.id for row in await outpost.rows("events")}
+    rows = {row.row_id: (events[row.event_row], row.tenant, row.endpoint_row) for row in await outpost.deliveries()}
+    tables: dict[str, list[object]] = {
+        table: [*sorted(map(repr, map(tuple, await outpost.rows(table, *_key(table)))))]
+        for table in ("fanout_queue", "jobs", "endpoint_state", "destinations")
+    }
+    tables["events"] = [tuple(row)[1:] for row in await outpost.rows("events", "tenant", "id")]
+    # Which row is whose is nobody's business.
+    tables["deliveries"] = [*sorted(repr((rows[row.row_id], tuple(row)[2:])) for row in await outpost.deliveries())]
+    # Numbers of rows that a statement gave up are never given out again.
+    return Came(
+        answers,
+        {
+            rows[one.delivery_row]: [getattr(one, name) for name in one.__struct_fields__ if name != "delivery_row"]
+            for one in (batch.deliveries if batch is not None else ())
+        },
+        tables,
+    )
 
 
 def _key(table: str) -> tuple[str, ...]:
@@ -220,20 +247,26 @@ def _key(table: str) -> tuple[str, ...]:
 
 
 @pytest.mark.parametrize("chunk", range(3))
+@pytest.mark.parametrize(("way", "happens"), [(Born, _published), (BornOfQueue, _fanned_out)])
 async def test_being_born_in_flight_comes_to_the_same_as_the_ordinary_way(
-    postgres_outpost: Outpost, monkeypatch: pytest.MonkeyPatch, born: list[bool], chunk: int
+    postgres_outpost: Outpost,
+    monkeypatch: pytest.MonkeyPatch,
+    born: list[bool],
+    way: type[Born | BornOfQueue],
+    happens: Callable[[Scene, Outpost], Awaitable[Came]],
+    chunk: int,
 ) -> None:
     outpost = postgres_outpost
-    bear = Born.run
+    bear = way.run
 
     async def never(*_: object) -> None:
         return None
 
     for seed in range(chunk * TROUBLES, (chunk + 1) * TROUBLES):
         scene = _scene(seed, outpost.clock.now())
-        ours = await _publish(scene, outpost)
-        monkeypatch.setattr(Born, "run", never)
-        ordinary = await _publish(scene, outpost)
-        monkeypatch.setattr(Born, "run", bear)
+        ours = await happens(scene, outpost)
+        monkeypatch.setattr(way, "run", never)
+        ordinary = await happens(scene, outpost)
+        monkeypatch.setattr(way, "run", bear)
         assert ours == ordinary, (seed, scene)
     assert min(born.count(True), born.count(False)) >= 3

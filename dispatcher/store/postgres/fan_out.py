@@ -221,6 +221,10 @@ class FanOut:
         came_back, self._taken, self._came_back = self._came_back, {}, ()
         return came_back
 
+    def left(self, events: int) -> None:
+        """So many have left the queue by this process, and not by a statement of this one's."""
+        self._looks.left(events)
+
     def begin(self) -> tuple[str, list[str], list[int]]:
         """From where on the queue is to be looked at: what `dispatcher_take` wants to know beside the most to take."""
         self._taken, self._came_back = {}, ()

@@ -48,6 +48,26 @@ class Looks:
         self._left += entries
 
 
+class Rest:
+    """Keeps looks apart that are always in full, once they have become dear."""
+
+    def __init__(self) -> None:
+        self._dear = False
+        self._until = 0.0
+
+    @property
+    def now(self) -> bool:
+        """Whether no look should be taken now: the ordinary statements can begin behind what is dead there."""
+        return monotonic() < self._until
+
+    def took(self, seconds: float) -> None:
+        """A look took so long on the server."""
+        dear, self._dear = self._dear, seconds >= DEAR_S
+        if dear and self._dear:
+            # Not once, by chance.
+            self._until = monotonic() + REST * seconds
+
+
 class Marks(Generic[K]):
     """By key (place or tenant) the row at which its live entries may begin."""
 

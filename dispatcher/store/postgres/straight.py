@@ -11,9 +11,10 @@ from dispatcher.logs import logger
 from dispatcher.rules.kinds import EventKinds
 from dispatcher.settings import Settings
 from dispatcher.store.database import COLD_LIMIT_S, Database
-from dispatcher.store.hot import FannedOut, Limits, statement_limit_s
+from dispatcher.store.hot import ClaimedBatch, FannedOut, Limits, statement_limit_s
 from dispatcher.store.ingest import STRAIGHT_BEHIND, Apart, Group, Held, Ingested, Straight
 from dispatcher.store.postgres.born import Born
+from dispatcher.store.postgres.born_of_queue import BornOfQueue
 from dispatcher.store.postgres.claim import Claim
 from dispatcher.store.postgres.connection import OUTAGES, TRANSACTION_STATEMENTS, Driver, Role, committed
 from dispatcher.store.postgres.fan_out import FanOut
@@ -48,6 +49,7 @@ class GoingStraight:
         self._fan_out = FanOut(tables, EventKinds(settings.event_kinds), record)
         self._claim = Claim(tables, limits, source=settings.source)
         self._born = Born(tables, limits, ingest, source=settings.source)
+        self._born_of_queue = BornOfQueue(tables, limits, source=settings.source)
         self._fan_out_patience_s = statement_limit_s(settings) * TRANSACTION_STATEMENTS
         self.role = Role(
             database,
@@ -55,7 +57,8 @@ class GoingStraight:
             patience_s=COLD_LIMIT_S,
             awaits_restart=True,
             setup=f"SET lock_timeout = {_LOCK_MS}; SET {QUIET} = on;"
-            f"{self._fan_out.setup}; {ingest.setup}; {self._claim.setup}; {self._born.setup}",
+            f"{self._fan_out.setup}; {ingest.setup}; {self._claim.setup}; {self._born.setup};"
+            f"{self._born_of_queue.setup}",
         )
         self._tell_others = f"SELECT pg_notify('{tables.channel}', '')"
 
@@ -75,9 +78,7 @@ class GoingStraight:
         async def born_or_stored(driver: Driver) -> tuple[Ingested, CameBack]:
             born = await self._born.run(driver, groups, straight, dispatcher_row, now)
             if born is not None:
-                if born.claimed is not None:
-                    # What is in flight was no less seen off for that.
-                    self._claim.looks.left(len(born.claimed.deliveries))
+                self._seen_off(born.claimed)
                 return born, ()
             return await committed(driver, work), self._fan_out.committed()
 
@@ -93,10 +94,20 @@ class GoingStraight:
             return await self._claim_too(driver, fanned, straight, dispatcher_row, now)
 
         async def fanned_out(driver: Driver) -> tuple[FannedOut, CameBack]:
+            born = await self._born_of_queue.run(driver, limit, straight, dispatcher_row, now)
+            if born is not None:
+                self._fan_out.left(born.events)
+                self._seen_off(born.claimed)
+                return born, ()
             return await committed(driver, work), self._fan_out.committed()
 
         # Nobody but the loop waits for it, which looks again: on a new connection, where this one is dead.
         return await self._unless_in_the_way(fanned_out, self._fan_out_patience_s)
+
+    def _seen_off(self, claimed: ClaimedBatch | None) -> None:
+        """What is in flight was no less seen off for being born so."""
+        if claimed is not None:
+            self._claim.looks.left(len(claimed.deliveries))
 
     async def _claim_too(
         self, driver: Driver, fanned: FannedOut, straight: Straight, dispatcher_row: int, now: datetime | None

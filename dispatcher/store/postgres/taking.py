@@ -141,12 +141,13 @@ def take(name: Callable[[str], str], *, plain: bool = False) -> str:
         SELECT {", ".join(f"NULL::{column}" for column in ABOUT.values())},
                c.row_id, c.endpoint_row, c.version, c.dispatcher_row, c.attempts, c.failures, c.interruptions,
                c.lane, c.sequence, c.previous_sequence, c.late, c.replay, c.body_profile,
-               e.id, e.type, e.job_id, {_within_years("e.timestamp")}, {_within_years("e.created_at")},
+               e.id, e.type, e.job_id, {within_years("e.timestamp")}, {within_years("e.created_at")},
                e.traceparent, e.data, c.progress_of, c.destination_row, c.watched
         FROM claimed c LEFT JOIN {name("events")} e ON e.row_id = c.event_row
     """
 
 
-def _within_years(moment: str) -> str:
-    # The driver cannot read others, and their row would be lost with all that were claimed beside it.
+def within_years(moment: str) -> str:
+    """A moment of a producer's, or null where it is in a year that the driver cannot read."""
+    # Else its row would be lost with all that were taken beside it.
     return f"CASE WHEN {moment} BETWEEN '0001-01-02 00:00:00+00' AND '9999-12-30 00:00:00+00' THEN {moment} END"

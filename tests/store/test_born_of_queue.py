@@ -1,0 +1,148 @@
+"""Born in flight out of the queue on PostgreSQL: what one statement takes with its deliveries, and what it does not."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from asyncpg.connection import LoggedQuery
+from sqlalchemy import insert, text
+
+from dispatcher.states import Profile
+from dispatcher.store.hot import Claimed, FannedOut
+from dispatcher.store.ingest import Straight
+from dispatcher.store.postgres import born_of_queue, marks
+from dispatcher.store.postgres.connection import Driver
+from tests.outpost import Outpost
+from tests.store.steps import verified
+
+GO = Straight(50, ())
+
+
+def _claimed(done: FannedOut) -> list[Claimed]:
+    return list(done.claimed.deliveries) if done.claimed is not None else []
+
+
+async def test_what_is_plain_is_taken_with_its_deliveries_claimed(postgres_outpost: Outpost, born: list[bool]) -> None:
+    outpost, events = postgres_outpost, postgres_outpost.tables.events
+    happened_at = datetime(2020, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
+    created_at = outpost.clock.now() - timedelta(minutes=1)
+    traceparent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    endpoints = {
+        tenant: await verified(outpost, tenant=tenant, profile=profile)
+        for tenant, profile in (("acme", Profile.STANDARD), ("default", Profile.CLOUDEVENTS))
+    }
+    async with outpost.database.begin() as connection:
+        # Two tenants may give the same id.
+        for tenant in endpoints:
+            await connection.execute(
+                insert(events).values(
+                    id="a", tenant=tenant, type="job.step", data=f'{{"of": "{tenant}"}}', timestamp=happened_at,
+                    created_at=created_at, traceparent=traceparent,
+                )
+            )  # fmt: skip
+    async with outpost.store() as store:
+        done = await store.fan_out(10, GO)
+        assert born == [True]
+        assert (done.events, done.deliveries, sorted(done.rows), list(done.ids)) == (2, 2, [1, 2], ["a", "a"])
+        assert {one.endpoint_row: one.data for one in _claimed(done)} == {
+            row: f'{{"of": "{tenant}"}}' for tenant, row in endpoints.items()
+        }
+        for one in _claimed(done):
+            assert (one.timestamp, one.created_at, one.traceparent) == (happened_at, created_at, traceparent)
+            assert (one.event_id, one.attempt, one.dispatcher_row) == ("a", 1, store.dispatcher_row)
+        assert not await outpost.count("fanout_queue")
+        assert {(row.state, row.attempts) for row in await outpost.deliveries()} == {("sending", 1)}
+        # What nobody wants has left the queue, too; and of nothing nothing is claimed.
+        await outpost.publish(tenant="nobody")
+        assert (await store.fan_out(10, GO)).claimed is None
+        assert await store.fan_out(10, GO) == FannedOut(0, 0)
+    assert born == [True, True, True]
+
+
+async def test_more_than_one_pass_may_take_goes_the_ordinary_way(postgres_outpost: Outpost, born: list[bool]) -> None:
+    await verified(postgres_outpost)
+    await postgres_outpost.publish(*["job.step"] * 4)
+    async with postgres_outpost.store() as store:
+        assert (await store.fan_out(3, GO)).events == 3
+        assert (await store.fan_out(3, GO)).events == 1
+    assert born == [False, False]
+
+
+async def test_where_looks_were_in_vain_passes_go_by_without_one(
+    postgres_outpost: Outpost, born: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outpost, looks = postgres_outpost, 0
+    monkeypatch.setattr(born_of_queue, "MOST_PASSED_OVER", 4)
+    await verified(outpost)
+
+    def seen(query: LoggedQuery) -> None:
+        nonlocal looks
+        looks += "AS flagged" in query.query
+
+    async def listen(driver: Driver) -> None:
+        driver.add_query_logger(seen)
+
+    async with outpost.store() as store:
+        await store._going_straight.run(listen)  # type: ignore[attr-defined]
+        for _ in range(15):
+            await outpost.publish(job_id="job_1")
+            assert (await store.fan_out(10, GO)).events == 1
+        # After the first, the third, the sixth and the eleventh.
+        assert looks == 4
+        for _ in range(3):
+            await outpost.publish()
+            await store.fan_out(10, GO)
+        # From what is plain on each pass takes a look.
+        assert looks == 7
+    assert born == [False] * 15 + [True] * 3
+
+
+async def test_who_fans_out_just_now_keeps_all_others_from_it(postgres_outpost: Outpost, born: list[bool]) -> None:
+    outpost = postgres_outpost
+    await verified(outpost)
+    await outpost.publish()
+    async with outpost.store() as store, outpost.database.engine.connect() as other:
+        await other.execute(text(f"SELECT pg_advisory_xact_lock({outpost.tables.fan_out_lock})"))
+        assert (await store.fan_out(10, GO)).contended
+        await other.rollback()
+        assert await outpost.count("fanout_queue") == 1
+        assert len(_claimed(await store.fan_out(10, GO))) == 1
+    assert False in born
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        "UPDATE events SET timestamp = 'infinity'",
+        "UPDATE events SET created_at = '9999-12-31 12:00+00'",
+        "DELETE FROM events",
+        "UPDATE endpoints SET catch_up = true",
+        "UPDATE dispatchers SET leased_until = 'epoch'",
+    ],
+)
+async def test_what_is_odd_goes_the_ordinary_way(postgres_outpost: Outpost, born: list[bool], odd: str) -> None:
+    outpost = postgres_outpost
+    await verified(outpost)
+    async with outpost.store() as store:
+        await outpost.publish()
+        async with outpost.database.begin() as connection:
+            await connection.execute(text("ALTER TABLE events DROP CONSTRAINT ck_events_timestamp"))
+            await connection.execute(text("ALTER TABLE events DROP CONSTRAINT ck_events_created_at"))
+            await connection.execute(text(odd))
+        assert (await store.fan_out(10, GO)).events == 1
+        assert not await outpost.count("fanout_queue")
+    assert born == [False]
+
+
+async def test_what_is_dead_in_the_queue_is_not_looked_through_again_and_again(
+    postgres_outpost: Outpost, born: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outpost = postgres_outpost
+    await verified(outpost)
+    monkeypatch.setattr(marks, "DEAR_S", 0.0)
+    monkeypatch.setattr(marks, "REST", 1e9)
+    async with outpost.store() as store:
+        for _ in range(4):
+            await outpost.publish()
+            await store.fan_out(10, GO)
+    # Twice, which is not by chance.
+    assert born == [True, True, False, False]
