@@ -12,6 +12,7 @@ from dispatcher.store.ingest import Straight
 from dispatcher.store.postgres import born_of_queue, marks
 from dispatcher.store.postgres.connection import Driver
 from tests.outpost import Outpost
+from tests.store.reads import rows_read
 from tests.store.steps import verified
 
 GO = Straight(50, ())
@@ -146,3 +147,29 @@ async def test_what_is_dead_in_the_queue_is_not_looked_through_again_and_again(
             await store.fan_out(10, GO)
     # Twice, which is not by chance.
     assert born == [True, True, False, False]
+
+
+async def test_what_there_was_before_is_not_read(postgres_outpost: Outpost, born: list[bool]) -> None:
+    outpost, history = postgres_outpost, 20_000
+    endpoint = await verified(outpost)
+    async with outpost.database.begin() as connection:
+        await connection.execute(
+            text("INSERT INTO events (type, data) SELECT 'job.step', '{}' FROM generate_series(1, :n)"), {"n": history}
+        )
+        await connection.execute(
+            text(
+                "INSERT INTO deliveries (event_row, endpoint_row, tenant, state)"
+                " SELECT row_id, :endpoint, 'default', 'delivered' FROM events"
+            ),
+            {"endpoint": endpoint},
+        )
+        await connection.execute(text("TRUNCATE fanout_queue"))
+        await connection.execute(text("ANALYZE"))
+    async with outpost.store() as store:
+        before = await rows_read(outpost, store)
+        for _ in range(10):
+            await outpost.publish()
+            await store.fan_out(10, GO)
+        read = {name: count - before[name] for name, count in (await rows_read(outpost, store)).items()}
+    assert born == [True] * 10
+    assert max(read.values()) < 200
