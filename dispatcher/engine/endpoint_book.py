@@ -2,13 +2,26 @@
 
 import asyncio
 from collections import OrderedDict
-from weakref import WeakValueDictionary
+from dataclasses import dataclass, field
 
 from dispatcher.store.deployment import Deployment
-from dispatcher.store.endpoint_policies import EndpointPolicy, load_policy
+from dispatcher.store.endpoint_policies import EndpointPolicy, load_policies
+from dispatcher.store.keyring import Unreadable
 
 #: Policies kept; a callback URL per job makes many.
 CAPACITY = 20_000
+#: Policies read at once.
+BATCH = 128
+
+
+@dataclass(slots=True, eq=False)
+class _Reading:
+    """Endpoints that are read together, begun when all who ask just now have asked."""
+
+    answers: dict[int, asyncio.Future[EndpointPolicy | None]] = field(default_factory=dict)
+    task: "asyncio.Task[None] | None" = None
+    #: Who waits for it.
+    waiting: int = 0
 
 
 class EndpointBook:
@@ -17,8 +30,9 @@ class EndpointBook:
     def __init__(self, deployment: Deployment) -> None:
         self._deployment = deployment
         self._policies: OrderedDict[int, EndpointPolicy] = OrderedDict()
-        # Weak, so that a lock is gone with the last who waits for it, however the reading ended.
-        self._reading: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()
+        self._next = _Reading()
+        #: By endpoint what is being read.
+        self._reading: dict[int, _Reading] = {}
 
     def known(self, endpoint_row: int, version: int) -> EndpointPolicy | None:
         """The policy, if it was read at this version or later and its keys still sign."""
@@ -36,20 +50,81 @@ class EndpointBook:
         Raises `Unreadable`, `StoreUnavailable`.
         """
         policy = self.known(endpoint_row, version)
-        if policy is not None:
-            return policy
-        async with self._reading.setdefault(endpoint_row, asyncio.Lock()):
-            return self.known(endpoint_row, version) or await self.read(endpoint_row)
+        under_way = self._reading.get(endpoint_row)
+        if policy is None and under_way is not None:
+            # It may have begun before the endpoint was what it is now.
+            await self._wait(under_way, endpoint_row)
+            policy = self.known(endpoint_row, version)
+        return policy or await self.read(endpoint_row)
 
     async def read(self, endpoint_row: int) -> EndpointPolicy | None:
-        """Reads the policy; null when the endpoint is gone. Raises `Unreadable`, `StoreUnavailable`."""
-        deployment = self._deployment
-        policy = await load_policy(deployment.database, deployment.keyring, deployment.settings, endpoint_row)
-        if policy is None:
+        """Reads the policy, with those that others ask for; null when the endpoint is gone.
+
+        Raises `Unreadable`, `StoreUnavailable`.
+        """
+        reading = self._next
+        if endpoint_row not in reading.answers:
+            loop = asyncio.get_running_loop()
+            if not reading.answers:
+                loop.call_soon(self._begin, reading)
+            reading.answers[endpoint_row] = loop.create_future()
+            if len(reading.answers) == BATCH:
+                self._next = _Reading()
+        await self._wait(reading, endpoint_row)
+        return reading.answers[endpoint_row].result()
+
+    async def _wait(self, reading: _Reading, endpoint_row: int) -> None:
+        reading.waiting += 1
+        try:
+            await asyncio.wait([reading.answers[endpoint_row]])
+        finally:
+            reading.waiting -= 1
+            if not reading.waiting and reading.task is not None:
+                # Nobody wants to know any more.
+                reading.task.cancel()
+
+    def _begin(self, reading: _Reading) -> None:
+        if self._next is reading:
+            self._next = _Reading()
+        if not reading.waiting:
+            return
+        self._reading |= dict.fromkeys(reading.answers, reading)
+        reading.task = asyncio.ensure_future(self._read(reading))
+
+    async def _read(self, reading: _Reading) -> None:
+        deployment, answers = self._deployment, reading.answers
+        try:
+            found = await load_policies(deployment.database, deployment.keyring, deployment.settings, list(answers))
+        except BaseException as error:
+            for answer in answers.values():
+                answer.set_exception(error)
+                # Asked for, whether or not anybody still waits.
+                answer.exception()
+            if not isinstance(error, Exception):
+                raise
+        else:
+            for endpoint_row, answer in answers.items():
+                self._keep(endpoint_row, answer, found.get(endpoint_row))
+        finally:
+            for endpoint_row in answers:
+                if self._reading.get(endpoint_row) is reading:
+                    del self._reading[endpoint_row]
+
+    def _keep(
+        self,
+        endpoint_row: int,
+        answer: "asyncio.Future[EndpointPolicy | None]",
+        found: EndpointPolicy | Unreadable | None,
+    ) -> None:
+        if isinstance(found, Unreadable):
+            answer.set_exception(found)
+            answer.exception()
+            return
+        answer.set_result(found)
+        if found is None:
             self._policies.pop(endpoint_row, None)
-            return None
-        self._policies[endpoint_row] = policy
+            return
+        self._policies[endpoint_row] = found
         self._policies.move_to_end(endpoint_row)
         if len(self._policies) > CAPACITY:
             self._policies.popitem(last=False)
-        return policy

@@ -18,6 +18,8 @@ log = logger("dispatcher.duties")
 
 #: Duties with such an interval or a shorter one, in seconds, are taken together.
 OFTEN_S = 10.0
+#: So many duties of one turn to which the database does not answer say that it answers none.
+OUTAGES = 2
 #: Rows in one step of a duty.
 BATCH = 500
 #: Steps of a duty before the others have their turn.
@@ -139,6 +141,7 @@ class Schedule:
             await self._do_what_is_due()
 
     async def _do_what_is_due(self) -> None:
+        outages = 0
         try:
             often, seldom = await self._needed()
             # What a stop leaves undone of the first is put off by seconds; the others are taken in their turn.
@@ -146,10 +149,13 @@ class Schedule:
                 if self._stopping:
                     return
                 for duty in await self._taken(together):
-                    await self._do(duty)
+                    if self._stopping:
+                        return
+                    outages += not await self._do(duty)
+                    if outages == OUTAGES:
+                        return
         except StoreUnavailable as error:
-            metrics.store_outages.labels("duties").inc()
-            log.warning("store.unavailable", stage="duties", error=str(error))
+            _unavailable(error)
 
     async def _needed(self) -> tuple[Sequence[Duty], Sequence[Duty]]:
         """What is due and has anything to do: of what is done often, and of the others.
@@ -157,7 +163,9 @@ class Schedule:
         Only read: this is most of what an idle process does.
         """
         async with self._database.read() as connection:
-            needed = [self._duties[name] for name in await self._look.needed(connection, self._intervals_s)]
+            names = await self._look.needed(connection, self._intervals_s)
+        # The most frequent first.
+        needed = sorted((self._duties[name] for name in names), key=lambda duty: duty.interval_s)
         often = [duty for duty in needed if duty.interval_s <= OFTEN_S]
         return often, [duty for duty in needed if duty not in often]
 
@@ -169,11 +177,19 @@ class Schedule:
             taken = await duty_rows.take(connection, self._database, wanted)
         return [duty for duty in duties if duty.name in taken]
 
-    async def _do(self, duty: Duty) -> None:
+    async def _do(self, duty: Duty) -> bool:
+        """Does it; answers whether the database let it."""
+        # One that fails at each turn must not take the others theirs: those behind it would never come about.
         try:
             await duty.work()
-        except StoreUnavailable:
-            raise
+        except StoreUnavailable as error:
+            _unavailable(error, duty=duty.name)
+            return False
         except Exception:
-            # One that fails at each turn must not take the others theirs: those behind it would never come about.
             log.exception("duty.failed", duty=duty.name)
+        return True
+
+
+def _unavailable(error: StoreUnavailable, **about: str) -> None:
+    metrics.store_outages.labels("duties").inc()
+    log.warning("store.unavailable", stage="duties", error=str(error), **about)

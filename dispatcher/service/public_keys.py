@@ -16,7 +16,7 @@ from dispatcher.store import staged_secrets
 from dispatcher.store.deployment import Deployment
 from dispatcher.store.endpoint_rows import is_asymmetric
 from dispatcher.store.keyring import Unreadable
-from dispatcher.store.signing_secrets import signing
+from dispatcher.store.signing_secrets import NO_SECRET, signing
 
 
 async def of_endpoint(deployment: Deployment, endpoint_id: str, *, tenant: str | None) -> Page[PublicKey]:
@@ -53,9 +53,13 @@ async def _keys(
         return []
     staged = staged_secrets.staged(keyring, row)
     now = deployment.database.now()
-    signs = await connection.run_sync(signing, tables, keyring, row.row_id, row.tenant, now)
+    signs = (await connection.run_sync(signing, tables, {row.row_id: row.tenant}, now)).get(row.row_id)
+    if signs is None:
+        raise Unreadable(NO_SECRET)
     waits = [] if staged is None else [_view(staged.keys.public_key, staged=True, retires_at=None)]
-    return waits + [_view(keys.public_key, staged=False, retires_at=retires_at) for keys, retires_at in signs]
+    return waits + [
+        _view(keys.public_key, staged=False, retires_at=retires_at) for keys, retires_at in signs.read(keyring)
+    ]
 
 
 def _view(key: key_pairs.PublicKey, *, staged: bool, retires_at: datetime | None) -> PublicKey:

@@ -1,12 +1,14 @@
 """Column types that mean the same on both databases."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import BigInteger, DateTime, Dialect, Integer
 from sqlalchemy import Text as PlainText
 from sqlalchemy.types import TypeDecorator, TypeEngine
+
+T = TypeVar("T")
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -28,6 +30,12 @@ def _as_text(value: Any) -> Any:
 
 #: A text.
 Text = PlainText().with_variant(_SqliteText(), "sqlite")
+
+
+def padded(values: Iterable[T]) -> list[T]:
+    """The values for an `IN`, the last one repeated up to a power of two: few statements are prepared that way."""
+    given = list(values)
+    return given + given[-1:] * ((1 << max(0, len(given) - 1).bit_length()) - len(given))
 
 
 def to_microseconds(moment: datetime) -> int:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import Select, bindparam, case, literal, select, update
+from sqlalchemy import Select, bindparam, case, literal, select, true, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import RowMapping
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -33,21 +33,21 @@ class Look:
     def __init__(self, database: Database, conditions: Mapping[str, Condition]) -> None:
         self._database = database
         now = database.now() if database.literal_now() is None else bindparam("now", type_=UtcTime())
-        self._wanted = {name: f"wanted_{number}" for number, name in enumerate(conditions)}
-        self._statement = _times(database, now).add_columns(
-            *(condition(database, now).label(self._wanted[name]) for name, condition in conditions.items())
+        table = database.tables.duties.c
+        # Where the time has not come nobody asks for the condition.
+        wanted = case(
+            (table.next_run_at > now, None),
+            *((table.name == name, condition(database, now)) for name, condition in conditions.items()),
+            else_=true(),
         )
+        self._statement = _times(database, now).add_columns(wanted.label("wanted"))
 
     async def needed(self, connection: AsyncConnection, intervals_s: Mapping[str, float]) -> list[str]:
         """Those of the named duties whose time has come and whose condition, if they have one, holds."""
         moment = self._database.literal_now()
         given = None if moment is None else {"now": moment}
         rows = (await connection.execute(self._statement, given)).mappings().all()
-        return [
-            row["name"]
-            for row in rows
-            if _has_come(row, intervals_s) and (row["name"] not in self._wanted or row[self._wanted[row["name"]]])
-        ]
+        return [row["name"] for row in rows if row["wanted"] is not False and _has_come(row, intervals_s)]
 
 
 async def take(connection: AsyncConnection, database: Database, intervals_s: Mapping[str, float]) -> list[str]:

@@ -3,7 +3,7 @@
 import base64
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -20,13 +20,17 @@ from dispatcher.rules.credentials import Credentials
 from dispatcher.rules.key_pairs import SigningKeys
 from dispatcher.rules.retry import RetryPolicy
 from dispatcher.settings import Settings
+from dispatcher.store.columns import padded
 from dispatcher.store.database import Database
 from dispatcher.store.endpoint_credentials import open_credentials
 from dispatcher.store.endpoint_rows import is_asymmetric, open_headers, open_url
 from dispatcher.store.keyring import KeyRing, Unreadable
-from dispatcher.store.signing_secrets import OWN, TENANTS, signing
+from dispatcher.store.signing_secrets import NO_SECRET, OWN, TENANTS, Signing, signing
 
 _SHORTEST_SECRET = 6
+
+#: What a row comes to that holds what the service never writes.
+_NEVER = (ValueError, TypeError, AttributeError, OverflowError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,26 +75,57 @@ async def check_keyring(database: Database, keyring: KeyRing) -> None:
             keyring.open(found.sealed, purpose, found.owner)
 
 
-async def load_policy(
-    database: Database, keyring: KeyRing, settings: Settings, endpoint_row: int
-) -> EndpointPolicy | None:
-    """The endpoint's policy as it is now; null when there is no such row. Raises `keyring.Unreadable`."""
-    tables = database.tables
+async def load_policies(
+    database: Database, keyring: KeyRing, settings: Settings, endpoint_rows: Collection[int]
+) -> dict[int, EndpointPolicy | Unreadable]:
+    """The endpoints' policies as they are now, or what keeps one from being read; nothing of one that is gone."""
     try:
-        async with database.read() as connection:
-            row = (
-                await connection.execute(select(tables.endpoints).where(tables.endpoints.c.row_id == endpoint_row))
-            ).one_or_none()
-            if row is None or row.deleted_at is not None:
-                return None
-            signing_keys = await connection.run_sync(signing, tables, keyring, endpoint_row, row.tenant, database.now())
-        return _policy(row, signing_keys, keyring, settings)
-    except (ValueError, TypeError, AttributeError, OverflowError) as error:
-        # Not the error's own text, which may repeat a URL with its password.
-        raise Unreadable(
-            f"the row of endpoint {public_id(Kind.ENDPOINT, endpoint_row)} holds what it never should"
-            f" ({type(error).__name__}); update the endpoint, or delete it"
-        ) from error
+        return await _load(database, keyring, settings, endpoint_rows)
+    except _NEVER as error:
+        # The driver cannot read one of the rows.
+        if len(endpoint_rows) == 1:
+            return {row: _holds(row, error) for row in endpoint_rows}
+    found: dict[int, EndpointPolicy | Unreadable] = {}
+    for row in endpoint_rows:
+        found |= await load_policies(database, keyring, settings, [row])
+    return found
+
+
+async def _load(
+    database: Database, keyring: KeyRing, settings: Settings, endpoint_rows: Collection[int]
+) -> dict[int, EndpointPolicy | Unreadable]:
+    tables = database.tables
+    e = tables.endpoints.c
+    async with database.read() as connection:
+        rows = (
+            await connection.execute(
+                select(tables.endpoints).where(e.row_id.in_(padded(endpoint_rows)), e.deleted_at.is_(None))
+            )
+        ).all()
+        tenants = {row.row_id: row.tenant for row in rows}
+        signed = await connection.run_sync(signing, tables, tenants, database.now()) if tenants else {}
+    return {row.row_id: _policy_of(row, signed.get(row.row_id), keyring, settings) for row in rows}
+
+
+def _policy_of(
+    row: Row[Any], signed: Signing | None, keyring: KeyRing, settings: Settings
+) -> EndpointPolicy | Unreadable:
+    try:
+        if signed is None:
+            return Unreadable(NO_SECRET)
+        return _policy(row, signed.read(keyring), keyring, settings)
+    except Unreadable as error:
+        return error
+    except _NEVER as error:
+        return _holds(row.row_id, error)
+
+
+def _holds(endpoint_row: int, error: Exception) -> Unreadable:
+    # Not the error's own text, which may repeat a URL with its password.
+    return Unreadable(
+        f"the row of endpoint {public_id(Kind.ENDPOINT, endpoint_row)} holds what it never should"
+        f" ({type(error).__name__}); update the endpoint, or delete it"
+    )
 
 
 def _policy(

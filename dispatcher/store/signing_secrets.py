@@ -1,15 +1,18 @@
 """Which secrets sign for an endpoint: its own, or else its tenant's default, which a rotation then changes for all."""
 
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, delete, exists, insert, or_, select, update
+from sqlalchemy import Column, Connection, delete, exists, insert, or_, select, update
 from sqlalchemy.sql.expression import ColumnElement
 
 from dispatcher.errors import Conflict
 from dispatcher.rules.key_pairs import SigningKeys
 from dispatcher.rules.secrets import Secret
 from dispatcher.states import EndpointStatus
+from dispatcher.store.columns import padded
 from dispatcher.store.keyring import KeyRing, Unreadable
 from dispatcher.store.tables import Tables
 from dispatcher.store.tables.declaring import insert_if_absent
@@ -17,6 +20,9 @@ from dispatcher.store.tables.declaring import insert_if_absent
 #: What a secret, with its key pair, is sealed for: an endpoint by its row, or a tenant by its name.
 OWN = "secret"
 TENANTS = "tenant secret"
+
+#: What is wrong with an endpoint of which there is none.
+NO_SECRET = "an endpoint has no secret: rotate it with `overlap_s` 0 to give it one"  # noqa: S105 - what is said
 
 #: How many sign at once, of those that overlap after several rotations: a header with hundreds no receiver takes.
 MOST_SIGNING = 8
@@ -60,31 +66,56 @@ def newest(connection: Connection, tables: Tables, keyring: KeyRing, endpoint_ro
         .limit(1)
     ).one_or_none()
     if found is None:
-        raise Unreadable("an endpoint has no secret: rotate it with `overlap_s` 0 to give it one")
+        raise Unreadable(NO_SECRET)
     return _read(keyring, found.sealed, TENANTS, found.tenant)
 
 
-def signing(
-    connection: Connection, tables: Tables, keyring: KeyRing, endpoint_row: int, tenant: str, now: ColumnElement[Any]
-) -> list[tuple[SigningKeys, datetime | None]]:
-    """What signs now, the newest first, up to `MOST_SIGNING`, each with when it stops.
+@dataclass(frozen=True, slots=True)
+class Signing:
+    """What signs now for one endpoint, sealed: the newest first, each with when it stops."""
 
-    Raises `Unreadable`.
+    owner: object
+    purpose: str
+    sealed: Sequence[tuple[bytes, datetime | None]]
+
+    def read(self, keyring: KeyRing) -> list[tuple[SigningKeys, datetime | None]]:
+        """The same, opened. Raises `Unreadable`."""
+        return [(_read(keyring, sealed, self.purpose, self.owner), retires_at) for sealed, retires_at in self.sealed]
+
+
+def signing(
+    connection: Connection, tables: Tables, tenants: Mapping[int, str], now: ColumnElement[Any]
+) -> dict[int, Signing]:
+    """What signs now for each of these endpoints, of which the tenant is given, up to `MOST_SIGNING`; of one that has
+    no secret nothing is said.
     """
     own, of_tenant = tables.endpoint_secrets.c, tables.tenant_secrets.c
-    for kept, whose, purpose, owner in (
-        (own, own.endpoint_row == endpoint_row, OWN, endpoint_row),
-        (of_tenant, of_tenant.tenant == tenant, TENANTS, tenant),
-    ):
-        rows = connection.execute(
-            select(kept.sealed, kept.retires_at)
-            .where(whose, or_(kept.retires_at.is_(None), kept.retires_at > now))
-            .order_by(kept.retires_at.is_(None).desc(), kept.row_id.desc())
-            .limit(MOST_SIGNING)
-        ).all()
-        if rows:
-            return [(_read(keyring, sealed, purpose, owner), retires_at) for sealed, retires_at in rows]
-    raise Unreadable("an endpoint has no secret: rotate it with `overlap_s` 0 to give it one")
+    found = {
+        row: Signing(row, OWN, sealed) for row, sealed in _live(connection, own, own.endpoint_row, tenants, now).items()
+    }
+    others = {row: tenant for row, tenant in tenants.items() if row not in found}
+    if others:
+        defaults = _live(connection, of_tenant, of_tenant.tenant, set(others.values()), now)
+        found |= {
+            row: Signing(tenant, TENANTS, defaults[tenant]) for row, tenant in others.items() if tenant in defaults
+        }
+    return found
+
+
+def _live(
+    connection: Connection, kept: Any, owner: Column[Any], owners: Collection[Any], now: ColumnElement[Any]
+) -> dict[Any, list[tuple[bytes, datetime | None]]]:
+    rows = connection.execute(
+        select(owner, kept.sealed, kept.retires_at)
+        .where(owner.in_(padded(owners)), or_(kept.retires_at.is_(None), kept.retires_at > now))
+        .order_by(owner, kept.retires_at.is_(None).desc(), kept.row_id.desc())
+    )
+    found: dict[Any, list[tuple[bytes, datetime | None]]] = {}
+    for whose, sealed, retires_at in rows:
+        signing = found.setdefault(whose, [])
+        if len(signing) < MOST_SIGNING:
+            signing.append((sealed, retires_at))
+    return found
 
 
 def rotate_own(

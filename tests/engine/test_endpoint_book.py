@@ -1,14 +1,16 @@
 """The book of policies: read once, read anew when the endpoint changed or a key stopped signing, and bounded."""
 
 import asyncio
+from typing import Any
 
 import pytest
-from sqlalchemy import event
+from sqlalchemy import event, text
 
 from dispatcher.engine import endpoint_book
 from dispatcher.engine.endpoint_book import EndpointBook
 from dispatcher.service import secret_rotation
 from dispatcher.service.models import RotateSecret
+from dispatcher.store.endpoint_policies import EndpointPolicy, load_policies
 from dispatcher.store.keyring import Unreadable
 from tests.clock import FakeClock
 from tests.outpost import Outpost
@@ -94,4 +96,85 @@ async def test_policies_that_cannot_be_read_leave_nothing_behind(sqlite_outpost:
     for row in rows:
         with pytest.raises(Unreadable):
             await book.current(row, 1)
+    assert not book._reading
+
+
+async def test_policies_that_are_asked_for_at_once_are_read_together(outpost: Outpost) -> None:
+    book, statements = EndpointBook(outpost.deployment), []
+    rows = [(await outpost.endpoint()).row for _ in range(30)]
+    await outpost.change("endpoints", rows[0], retry_schedule='["soon"]')
+    await outpost.change("endpoints", rows[1], deleted_at=outpost.clock.now())
+
+    def note(*args: object) -> None:
+        statements.append(str(args[2]))
+
+    event.listen(outpost.database.engine.sync_engine, "before_cursor_execute", note)
+    found = await asyncio.gather(*(book.current(row, 1) for row in rows), return_exceptions=True)
+    event.remove(outpost.database.engine.sync_engine, "before_cursor_execute", note)
+    assert isinstance(found[0], Unreadable)
+    assert found[1] is None
+    assert [one.endpoint_row for one in found[2:] if isinstance(one, EndpointPolicy)] == rows[2:]
+    assert len([statement for statement in statements if "FROM endpoint" in statement]) == 2
+
+
+async def test_a_row_that_the_driver_cannot_read_keeps_no_other_from_being_read(postgres_outpost: Outpost) -> None:
+    outpost = postgres_outpost
+    book = EndpointBook(outpost.deployment)
+    rows = [(await outpost.endpoint()).row for _ in range(3)]
+    async with outpost.database.begin() as connection:
+        await connection.execute(
+            text("UPDATE endpoints SET created_at = '99999-01-01' WHERE row_id = :row"), {"row": rows[1]}
+        )
+    found = await asyncio.gather(*(book.current(row, 1) for row in rows), return_exceptions=True)
+    assert [type(one) for one in found] == [EndpointPolicy, Unreadable, EndpointPolicy]
+
+
+async def test_a_policy_that_changed_while_it_was_read_is_read_again(
+    outpost: Outpost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endpoint = await outpost.endpoint()
+    book, load = EndpointBook(outpost.deployment), load_policies
+    read, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slowly(*given: Any) -> Any:
+        found = await load(*given)
+        read.set()
+        await go_on.wait()
+        return found
+
+    monkeypatch.setattr(endpoint_book, "load_policies", slowly)
+    first = asyncio.ensure_future(book.current(endpoint.row, 1))
+    await read.wait()
+    await outpost.change("endpoints", endpoint.row, version=2)
+    second = asyncio.ensure_future(book.current(endpoint.row, 2))
+    # It waits for the reading that is under way.
+    await asyncio.sleep(0)
+    go_on.set()
+    assert [policy and policy.version for policy in (await first, await second)] == [1, 2]
+    assert not book._reading
+
+
+async def test_a_reading_that_nobody_waits_for_is_given_up(outpost: Outpost, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [(await outpost.endpoint()).row for _ in range(2)]
+    book, begun, given_up = EndpointBook(outpost.deployment), asyncio.Event(), asyncio.Event()
+
+    async def never(*_: object) -> None:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            given_up.set()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(endpoint_book, "load_policies", never)
+        asking = [asyncio.ensure_future(book.current(row, 1)) for row in rows]
+        await begun.wait()
+        asking[0].cancel()
+        await asyncio.wait(asking[:1])
+        assert not given_up.is_set()
+        asking[1].cancel()
+        await asyncio.wait(asking)
+        await given_up.wait()
+    policy = await book.current(rows[0], 1)
+    assert policy is not None
     assert not book._reading

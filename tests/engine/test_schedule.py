@@ -1,12 +1,15 @@
 """The schedule of the duties: each once per deployment, none in another's way, whatever the wall clock does."""
 
 import asyncio
+from collections import Counter
 from datetime import datetime, timedelta, tzinfo
+from functools import partial
 
 import pytest
 from sqlalchemy import literal
 
-from dispatcher.engine.schedule import scheduler_of
+from dispatcher.engine.schedule import Duty, Schedule, scheduler_of
+from dispatcher.errors import StoreUnavailable
 from dispatcher.store import duty_rows
 from dispatcher.store.columns import UtcTime
 from tests.clock import FakeClock
@@ -104,3 +107,42 @@ async def test_duties_go_on_when_the_wall_clock_is_set_back(monkeypatch: pytest.
                 await ticks.get()
     finally:
         scheduler.shutdown(wait=False)
+
+
+@pytest.mark.parametrize("every_s", [1.0, 10.0])
+async def test_a_duty_that_the_database_refuses_takes_no_other_its_turn(
+    outpost: Outpost, clock: FakeClock, every_s: float
+) -> None:
+    done: Counter[str] = Counter()
+
+    async def good(name: str) -> None:
+        done[name] += 1
+
+    async def bad() -> None:
+        done["bad"] += 1
+        raise StoreUnavailable("one statement takes too long")
+
+    duties = [Duty(name, 10.0, partial(good, name)) for name in ("b", "c")]
+    schedule = Schedule(
+        outpost.database, [Duty("a", 1.0, partial(good, "a")), Duty("bad", every_s, bad), *duties], tick_s=1e6
+    )
+    async with outpost.database.begin() as connection:
+        await duty_rows.ensure(connection, outpost.database, ["bad", "a", "c", "b"])
+    for _ in range(30):
+        await schedule.tick()
+        clock.advance(1)
+    assert done == {"a": 30, "bad": 30 / every_s, "b": 3, "c": 3}
+
+
+async def test_where_the_database_answers_no_duty_the_rest_of_the_turn_is_left_out(outpost: Outpost) -> None:
+    tried: list[str] = []
+
+    async def refused(name: str) -> None:
+        tried.append(name)
+        raise StoreUnavailable("it is away")
+
+    schedule = Schedule(outpost.database, [Duty(name, 1.0, partial(refused, name)) for name in "abcd"], tick_s=1e6)
+    async with outpost.database.begin() as connection:
+        await duty_rows.ensure(connection, outpost.database, "abcd")
+    await schedule.tick()
+    assert tried == ["a", "b"]

@@ -3,6 +3,7 @@
 import pytest
 from sqlalchemy import select
 
+from dispatcher.engine.endpoint_book import EndpointBook
 from dispatcher.errors import Conflict, InvalidField, NotFound
 from dispatcher.ids import Kind, row_id
 from dispatcher.service import endpoints
@@ -15,7 +16,6 @@ from dispatcher.service.models import (
 )
 from dispatcher.states import DeliveryState, EndpointStatus, Reason
 from dispatcher.store import endpoint_status
-from dispatcher.store.endpoint_policies import load_policy
 from tests.service.scene import URL, Scene
 
 
@@ -64,12 +64,7 @@ async def test_stars_sent_back_leave_a_headers_value(sqlite_scene: Scene) -> Non
     created = await scene.endpoint(headers={"X-Keep": "kept", "X-Change": "old", "X-Drop": "gone"})
     after = await update(scene, created.id, headers={"x-keep": "***", "X-Change": "new"})
     assert after.headers == {"x-keep": "***", "X-Change": "***"}
-    policy = await load_policy(
-        scene.deployment.database,
-        scene.deployment.keyring,
-        scene.deployment.settings,
-        row_id(Kind.ENDPOINT, created.id),
-    )
+    policy = await EndpointBook(scene.deployment).read(row_id(Kind.ENDPOINT, created.id))
     assert policy is not None
     assert policy.headers == {"x-keep": "kept", "X-Change": "new"}
     with pytest.raises(InvalidField, match="headers/X-New"):
@@ -171,9 +166,7 @@ async def test_rotating_keeps_the_old_secret_for_the_overlap(scene: Scene) -> No
     endpoint_row = row_id(Kind.ENDPOINT, endpoint.id)
 
     async def keys() -> tuple[bytes, ...]:
-        policy = await load_policy(
-            scene.deployment.database, scene.deployment.keyring, scene.deployment.settings, endpoint_row
-        )
+        policy = await EndpointBook(scene.deployment).read(endpoint_row)
         assert policy is not None
         return policy.keys
 

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
+from dispatcher.engine.endpoint_book import EndpointBook
 from dispatcher.errors import ConfigurationError, InvalidField
 from dispatcher.ids import Kind, row_id
 from dispatcher.rules.credentials import Credentials
 from dispatcher.service import endpoints
 from dispatcher.service.models import CallbackCreate, Endpoint, EndpointUpdate
-from dispatcher.store.endpoint_policies import load_policy
 from tests.clock import FakeClock
 from tests.service.conftest import open_scene
 from tests.service.scene import URL, Scene
@@ -51,9 +51,7 @@ async def update(scene: Scene, endpoint_id: str, **fields: object) -> Endpoint:
 
 async def used(scene: Scene, endpoint_id: str) -> Credentials | None:
     deployment = scene.deployment
-    policy = await load_policy(
-        deployment.database, deployment.keyring, deployment.settings, row_id(Kind.ENDPOINT, endpoint_id)
-    )
+    policy = await EndpointBook(deployment).read(row_id(Kind.ENDPOINT, endpoint_id))
     assert policy is not None
     return policy.credentials
 

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 import pytest
 from sqlalchemy import select
 
+from dispatcher.engine.endpoint_book import EndpointBook
 from dispatcher.errors import Conflict, InvalidField
 from dispatcher.ids import Kind, row_id
 from dispatcher.rules.verdict import Outcome
@@ -18,7 +19,6 @@ from dispatcher.service.models import (
     Recover,
 )
 from dispatcher.states import AttemptError
-from dispatcher.store.endpoint_policies import load_policy
 from tests.clock import FakeClock
 from tests.receiver import Receiver
 from tests.service.conftest import open_scene
@@ -61,9 +61,7 @@ async def test_a_deleted_callback_can_be_registered_anew_under_a_higher_version(
     assert anew
     assert second.id == first.id
     assert second.secret != first.secret
-    policy = await load_policy(
-        scene.deployment.database, scene.deployment.keyring, scene.deployment.settings, row_id(Kind.ENDPOINT, first.id)
-    )
+    policy = await EndpointBook(scene.deployment).read(row_id(Kind.ENDPOINT, first.id))
     assert policy is not None
     assert policy.version == 3
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 from sqlalchemy import select
 
+from dispatcher.engine.endpoint_book import EndpointBook
 from dispatcher.errors import ConfigurationError, Conflict, InvalidField, InvalidFields, NotFound
 from dispatcher.ids import Kind, row_id
 from dispatcher.rules.derived_keys import derived_key
@@ -21,7 +22,6 @@ from dispatcher.service.models import (
     Recover,
     RotateSecret,
 )
-from dispatcher.store.endpoint_policies import load_policy
 from dispatcher.store.keyring import KeyRing
 from tests.clock import FakeClock
 from tests.service.conftest import open_scene
@@ -72,12 +72,7 @@ async def test_what_the_engine_reads_is_what_was_registered(sqlite_scene: Scene)
     created = await sqlite_scene.endpoint(
         headers={"X-Api-Key": "k3y"}, retry_schedule=[1, 2], secret="s3cret-text", timeout_s=3, order_hold_s=None
     )
-    policy = await load_policy(
-        sqlite_scene.deployment.database,
-        sqlite_scene.deployment.keyring,
-        sqlite_scene.deployment.settings,
-        row_id(Kind.ENDPOINT, created.id),
-    )
+    policy = await EndpointBook(sqlite_scene.deployment).read(row_id(Kind.ENDPOINT, created.id))
     assert policy is not None
     assert (str(policy.url), policy.headers, policy.keys) == (URL, {"X-Api-Key": "k3y"}, (b"s3cret-text",))
     assert (policy.retry.schedule, policy.timeout_s, policy.hold_s) == ((1.0, 2.0), 3.0, None)

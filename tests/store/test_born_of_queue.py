@@ -3,6 +3,7 @@
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from asyncpg import QueryCanceledError
 from asyncpg.connection import LoggedQuery
 from sqlalchemy import insert, text
 
@@ -10,7 +11,9 @@ from dispatcher.states import Profile
 from dispatcher.store.hot import Claimed, FannedOut
 from dispatcher.store.ingest import Straight
 from dispatcher.store.postgres import born_of_queue, marks
+from dispatcher.store.postgres.bearer import Bearer
 from dispatcher.store.postgres.connection import Driver
+from dispatcher.store.postgres.straight import GoingStraight
 from tests.outpost import Outpost
 from tests.store.reads import rows_read
 from tests.store.steps import verified
@@ -107,7 +110,7 @@ async def test_who_fans_out_just_now_keeps_all_others_from_it(postgres_outpost: 
         await other.rollback()
         assert await outpost.count("fanout_queue") == 1
         assert len(_claimed(await store.fan_out(10, GO))) == 1
-    assert False in born
+    assert born == [True, True]
 
 
 @pytest.mark.parametrize(
@@ -118,6 +121,8 @@ async def test_who_fans_out_just_now_keeps_all_others_from_it(postgres_outpost: 
         "DELETE FROM events",
         "UPDATE endpoints SET catch_up = true",
         "UPDATE dispatchers SET leased_until = 'epoch'",
+        "UPDATE events SET data = NULL",
+        "UPDATE endpoints SET rate_limit = 5",
     ],
 )
 async def test_what_is_odd_goes_the_ordinary_way(postgres_outpost: Outpost, born: list[bool], odd: str) -> None:
@@ -128,6 +133,9 @@ async def test_what_is_odd_goes_the_ordinary_way(postgres_outpost: Outpost, born
         async with outpost.database.begin() as connection:
             await connection.execute(text("ALTER TABLE events DROP CONSTRAINT ck_events_timestamp"))
             await connection.execute(text("ALTER TABLE events DROP CONSTRAINT ck_events_created_at"))
+            await connection.execute(
+                text("ALTER TABLE events DROP CONSTRAINT ck_events_data, ALTER data DROP NOT NULL")
+            )
             await connection.execute(text(odd))
         assert (await store.fan_out(10, GO)).events == 1
         assert not await outpost.count("fanout_queue")
@@ -173,3 +181,78 @@ async def test_what_there_was_before_is_not_read(postgres_outpost: Outpost, born
         read = {name: count - before[name] for name, count in (await rows_read(outpost, store)).items()}
     assert born == [True] * 10
     assert max(read.values()) < 200
+
+
+async def test_what_lies_dead_between_the_first_that_waits_and_the_end_is_noticed(
+    postgres_outpost: Outpost, born: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outpost = postgres_outpost
+    await verified(outpost, tenant="a")
+    monkeypatch.setattr(marks, "DEAR_S", 0.02)
+    monkeypatch.setattr(marks, "REST", 1e9)
+    async with outpost.store() as store, outpost.database.engine.connect() as open_for_long:
+        await open_for_long.execute(text("SELECT pg_current_xact_id()"))
+        async with outpost.database.begin() as connection:
+            await connection.execute(
+                text("INSERT INTO fanout_queue (tenant, event_row) SELECT 'z', -n FROM generate_series(1, 300000) AS n")
+            )
+        async with outpost.database.begin() as connection:
+            await connection.execute(text("DELETE FROM fanout_queue"))
+        for _ in range(4):
+            await outpost.publish(tenant="a")
+            await store.fan_out(10, GO)
+    assert born == [True, True, False, False]
+
+
+async def test_what_is_for_many_endpoints_is_given_up_at_once(postgres_outpost: Outpost, born: list[bool]) -> None:
+    outpost, many = postgres_outpost, 500
+    for number in range(many):
+        await verified(outpost, f"http://127.0.0.1:8000/{number}")
+    await outpost.publish()
+    async with outpost.store() as store:
+        straight: GoingStraight = store._straight  # type: ignore[attr-defined]
+        before = await rows_read(outpost, store)
+        assert not await straight.role.run(
+            lambda driver: straight._born_of_queue.run(driver, 10, GO, store.dispatcher_row, None)
+        )
+        read = {name: count - before[name] for name, count in (await rows_read(outpost, store)).items()}
+    assert born == [False]
+    assert read["pk_endpoints"] < many / 2
+
+
+async def test_a_look_that_fails_is_one_in_vain(
+    postgres_outpost: Outpost, born: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries = 0
+
+    async def fails(*_: object) -> None:
+        nonlocal tries
+        tries += 1
+        raise QueryCanceledError
+
+    monkeypatch.setattr(Bearer, "run", fails)
+    await verified(postgres_outpost)
+    async with postgres_outpost.store() as store:
+        for _ in range(10):
+            await postgres_outpost.publish()
+            assert (await store.fan_out(10, GO)).events == 1
+    # The first, the third and the sixth pass.
+    assert tries == 3
+
+
+async def test_what_else_there_is_to_claim_is_told(postgres_outpost: Outpost, born: list[bool]) -> None:
+    outpost = postgres_outpost
+    await verified(outpost, event_types=("waits",))
+    await verified(outpost, event_types=("comes",))
+    async with outpost.store() as full, outpost.store(name="other") as other:
+        await outpost.publish("waits")
+        await full.fan_out(10)
+        assert (await other.fan_out(10, GO)) == FannedOut(0, 0, others=True)
+        await outpost.publish("comes")
+        done = await other.fan_out(10, GO)
+        assert (len(_claimed(done)), done.left) == (1, True)
+        await other.claim(10)
+        await outpost.publish("comes")
+        done = await other.fan_out(10, GO)
+        assert (len(_claimed(done)), done.left) == (1, False)
+    assert born == [True, True, True]

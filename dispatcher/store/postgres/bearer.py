@@ -34,6 +34,10 @@ class Brought:
         )
 
 
+class InTheWay(Exception):
+    """Somebody else is at these events; nothing has changed."""
+
+
 class Bearer:
     """Bears what comes of events from one source."""
 
@@ -57,6 +61,8 @@ class Bearer:
     ) -> Brought | None:
         """Bears the deliveries of these events, for which `given` stands, in a transaction of its own; null, and
         nothing has changed, where something speaks against it. `created_at`: of each, where that is not now.
+
+        Raises `InTheWay`.
         """
         wanted = [
             (number, event.tenant, pattern)
@@ -79,6 +85,8 @@ class Bearer:
             [attempt for _, attempt in straight.ended],
             self._source,
         )
+        if not rows:
+            raise InTheWay
         looked_s, at, kept, kept_rows = rows[0][:4]
         self.rest.took(looked_s)
         if not kept_rows:

@@ -39,7 +39,8 @@ class Events:
     given: tuple[str, ...]
     #: The condition that nothing waits in the queue before them.
     alone: str
-    #: Statements before anything is looked at, and before anything is written.
+    #: Statements before anything is looked at, which may return where somebody is in the way, and before anything is
+    #: written.
     first: str
     before: str
     #: What keeps them, unless the dispatcher's lease has ended; it answers the `row_id` of each and what `number`, its
@@ -153,9 +154,10 @@ def bearing(name: Callable[[str], str], events: Events) -> str:
                     wanted[place] := wanted[place] + 1;
                     sent := sent || found_one.no;
                     sent_to := sent_to || place;
+                    -- At once: an event may go to ten thousand endpoints.
+                    EXIT plainly WHEN cardinality(sent) > most;
                 END LOOP;
                 looked_s := extract(epoch FROM clock_timestamp() - began);
-                EXIT plainly WHEN cardinality(sent) > most;
                 IF cardinality(endpoints) > 0 THEN
                     FOR i IN 1..cardinality(homes) LOOP
                         CONTINUE WHEN homes[i] = ANY(homes[:i - 1]);

@@ -3,14 +3,16 @@
 One statement looks, another does it all, and is its own transaction; whatever is not plain goes the ordinary way.
 """
 
+from dataclasses import replace
 from datetime import datetime
 
 from dispatcher.rules.new_events import NewEvent
 from dispatcher.store.hot import FannedOut, Limits
 from dispatcher.store.ingest import Straight
-from dispatcher.store.postgres.bearer import Bearer
+from dispatcher.store.postgres.bearer import Bearer, InTheWay
 from dispatcher.store.postgres.bearing import Events
 from dispatcher.store.postgres.connection import Driver
+from dispatcher.store.postgres.looking import CLAIMABLE
 from dispatcher.store.postgres.marks import Rest
 from dispatcher.store.postgres.taking import within_years
 from dispatcher.store.tables import Tables
@@ -28,14 +30,20 @@ class BornOfQueue:
         self._in_vain = 0
         self._pass_over = 0
         self._rest = Rest()
+        # The first row comes when all have been found, so that its time says what was dead between them.
         self._look = f"""
-            SELECT extract(epoch FROM clock_timestamp() - statement_timestamp())::float8, f.flagged, e.*
-            FROM (SELECT EXISTS (SELECT FROM {name("endpoints")} WHERE catch_up) AS flagged) f
-            LEFT JOIN (
+            SELECT extract(epoch FROM clock_timestamp() - statement_timestamp())::float8, f.flagged, f.others, e.*
+            FROM (
+                SELECT EXISTS (SELECT FROM {name("endpoints")} WHERE catch_up) AS flagged,
+                       (SELECT row_id FROM {name("deliveries")} d WHERE {CLAIMABLE}
+                        ORDER BY d.endpoint_row, d.fresh, d.row_id LIMIT 1) IS NOT NULL AS others
+            ) f LEFT JOIN (
                 SELECT q.event_row, e.plain, e.id, e.tenant, e.type, e.timestamp, e.created_at, e.traceparent,
-                       CASE WHEN e.plain THEN e.data END
+                       CASE WHEN e.plain AND q.n < $1 THEN e.data END
                 FROM (
-                    SELECT tenant, event_row FROM {name("fanout_queue")} ORDER BY tenant, event_row LIMIT $1
+                    SELECT tenant, event_row, count(*) OVER () AS n FROM (
+                        SELECT tenant, event_row FROM {name("fanout_queue")} ORDER BY tenant, event_row LIMIT $1
+                    ) waiting
                 ) q
                 LEFT JOIN LATERAL (
                     SELECT id, tenant, type, data, traceparent, {within_years("timestamp")} AS timestamp,
@@ -59,7 +67,7 @@ class BornOfQueue:
                 function="dispatcher_bear_queued",
                 given=("event_rows bigint[]", "tenants text[]"),
                 alone="true",
-                first=f"EXIT plainly WHEN NOT pg_try_advisory_xact_lock({tables.fan_out_lock});",
+                first=f"IF NOT pg_try_advisory_xact_lock({tables.fan_out_lock}) THEN RETURN; END IF;",
                 before="",
                 keep=take,
                 number="array_position(event_rows, found_one.row_id)",
@@ -80,26 +88,48 @@ class BornOfQueue:
             self._pass_over -= 1
             return None
         rows = await driver.fetch(self._look, limit + 1)
-        self._rest.took(rows[0][0])
-        flagged, first = rows[0][1:3]
+        looked_s, flagged, others, first = rows[0][:4]
+        self._rest.took(looked_s)
         if first is None:
-            return FannedOut(0, 0, catch_up=flagged)
-        brought = None
-        if not flagged and len(rows) <= limit and all(row[3] and row[7] and row[8] for row in rows):
+            return FannedOut(0, 0, catch_up=flagged, others=others)
+        waiting = [row[3:] for row in rows]
+        in_vain = self._in_vain
+        # Until it has come about: it may fail.
+        self._in_vain = self._pass_over = min(MOST_PASSED_OVER, 2 * in_vain or 1)
+        if flagged or len(rows) > limit or not all(_plain(*row[1:]) for row in waiting):
+            return None
+        try:
             brought = await self._bearer.run(
                 driver,
-                [_event(*row[4:8], *row[9:]) for row in rows],
-                ([row[2] for row in rows], list({row[5] for row in rows})),
+                [_event(*row[2:6], *row[7:]) for row in waiting],
+                ([row[0] for row in waiting], list({row[3] for row in waiting})),
                 straight,
                 dispatcher_row,
                 now,
-                [row[8] for row in rows],
+                [row[6] for row in waiting],
             )
+        except InTheWay:
+            self._in_vain, self._pass_over = in_vain, 0
+            return FannedOut(0, 0, contended=True)
         if brought is None:
-            self._in_vain = self._pass_over = min(MOST_PASSED_OVER, 2 * self._in_vain or 1)
             return None
-        self._in_vain = 0
-        return brought.fanned_out()
+        self._in_vain = self._pass_over = 0
+        # What of these another process has taken meanwhile may wait for who has room for it.
+        return replace(brought.fanned_out(), others=others or len(brought.kept) < len(waiting))
+
+
+def _plain(
+    plain: bool | None,
+    event_id: str | None,
+    tenant: str | None,
+    event_type: str | None,
+    timestamp: datetime | None,
+    created_at: datetime | None,
+    _: str | None,
+    data: str | None,
+) -> bool:
+    """Whether it is of no job, and what it must have is there and can be read."""
+    return bool(plain) and None not in {event_id, tenant, event_type, timestamp, created_at, data}
 
 
 def _event(
