@@ -131,7 +131,9 @@ def _holds(endpoint_row: int, error: Exception) -> Unreadable:
 def _policy(
     row: Row[Any], signing_keys: Sequence[tuple[SigningKeys, datetime | None]], keyring: KeyRing, settings: Settings
 ) -> EndpointPolicy:
-    schedule = json.loads(row.retry_schedule) if row.retry_schedule is not None else settings.retry_schedule
+    schedule = settings.retry_schedule
+    if row.retry_schedule is not None:
+        schedule = tuple(_seconds(delay) for delay in json.loads(row.retry_schedule))
     url = URL(open_url(keyring, row.row_id, row.url_sealed), encoded=True)
     headers = open_headers(keyring, row.row_id, row.headers_sealed)
     return EndpointPolicy(
@@ -146,7 +148,7 @@ def _policy(
         signature_header=row.signature_header,
         signature_prefix=row.signature_prefix,
         headers=headers,
-        retry=RetryPolicy(tuple(_seconds(delay) for delay in schedule), settings.retry_jitter),
+        retry=RetryPolicy(schedule, settings.retry_jitter),
         timeout_s=_seconds(row.timeout_s) if row.timeout_s is not None else settings.timeout.total_seconds(),
         hold_s=None if row.order_hold_s is None else _seconds(row.order_hold_s),
         private_keys=tuple(each.private_key for each, _ in signing_keys) if is_asymmetric(row.signatures) else (),
