@@ -3,10 +3,10 @@
 import asyncio
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from functools import partial
 
 from dispatcher.store.deployment import Deployment
 from dispatcher.store.endpoint_policies import EndpointPolicy, load_policies
-from dispatcher.store.keyring import Unreadable
 
 #: Policies kept; a callback URL per job makes many.
 CAPACITY = 20_000
@@ -69,7 +69,7 @@ class EndpointBook:
                 loop.call_soon(self._begin, reading)
             reading.answers[endpoint_row] = loop.create_future()
             if len(reading.answers) == BATCH:
-                self._next = _Reading()
+                self._close(reading)
         await self._wait(reading, endpoint_row)
         return reading.answers[endpoint_row].result()
 
@@ -83,40 +83,47 @@ class EndpointBook:
                 # Nobody wants to know any more.
                 reading.task.cancel()
 
+    def _close(self, reading: _Reading) -> None:
+        self._next = _Reading()
+        self._reading |= dict.fromkeys(reading.answers, reading)
+
     def _begin(self, reading: _Reading) -> None:
         if self._next is reading:
-            self._next = _Reading()
+            self._close(reading)
         if not reading.waiting:
+            self._end(reading)
             return
-        self._reading |= dict.fromkeys(reading.answers, reading)
         reading.task = asyncio.ensure_future(self._read(reading))
+        # However it ends: one that is cancelled at once never runs.
+        reading.task.add_done_callback(partial(self._ended, reading))
 
     async def _read(self, reading: _Reading) -> None:
         deployment, answers = self._deployment, reading.answers
-        try:
-            found = await load_policies(deployment.database, deployment.keyring, deployment.settings, list(answers))
-        except BaseException as error:
-            for answer in answers.values():
+        found = await load_policies(deployment.database, deployment.keyring, deployment.settings, list(answers))
+        for endpoint_row, answer in answers.items():
+            self._keep(endpoint_row, answer, found.get(endpoint_row))
+
+    def _ended(self, reading: _Reading, task: "asyncio.Task[None]") -> None:
+        self._end(reading)
+        error = asyncio.CancelledError() if task.cancelled() else task.exception()
+        for answer in reading.answers.values():
+            if error is not None and not answer.done():
                 answer.set_exception(error)
                 # Asked for, whether or not anybody still waits.
                 answer.exception()
-            if not isinstance(error, Exception):
-                raise
-        else:
-            for endpoint_row, answer in answers.items():
-                self._keep(endpoint_row, answer, found.get(endpoint_row))
-        finally:
-            for endpoint_row in answers:
-                if self._reading.get(endpoint_row) is reading:
-                    del self._reading[endpoint_row]
+
+    def _end(self, reading: _Reading) -> None:
+        for endpoint_row in reading.answers:
+            if self._reading.get(endpoint_row) is reading:
+                del self._reading[endpoint_row]
 
     def _keep(
         self,
         endpoint_row: int,
         answer: "asyncio.Future[EndpointPolicy | None]",
-        found: EndpointPolicy | Unreadable | None,
+        found: EndpointPolicy | Exception | None,
     ) -> None:
-        if isinstance(found, Unreadable):
+        if isinstance(found, Exception):
             answer.set_exception(found)
             answer.exception()
             return
@@ -124,7 +131,10 @@ class EndpointBook:
         if found is None:
             self._policies.pop(endpoint_row, None)
             return
-        self._policies[endpoint_row] = found
+        kept = self._policies.get(endpoint_row)
+        if kept is None or kept.version <= found.version:
+            # Else a later reading was quicker.
+            self._policies[endpoint_row] = found
         self._policies.move_to_end(endpoint_row)
         if len(self._policies) > CAPACITY:
             self._policies.popitem(last=False)

@@ -33,6 +33,9 @@ BUSY_POLL_S = 0.01
 #: How long the next look waits where another was fanning out, doubled each time, in seconds.
 CONTENDED_S = 0.005
 CONTENDED_MOST_S = 0.3
+#: How often the claim loop is to look for what a pass of this one's has not claimed and another process may have left,
+#: in seconds at least.
+OTHERS_EVERY_S = 0.1
 #: An event that goes to more endpoints than this keeps its publisher waiting too long to be fanned out on the way.
 WIDE = 20
 #: So many passes in a row that found some say that the queue is not emptied by small ones.
@@ -75,6 +78,9 @@ class Fanning:
         self._many = False
         #: Whether there was word of something, and no pass has found what it was about.
         self._told = False
+        #: Whether the claim loop is about to look for others, and when it last was.
+        self._looking = False
+        self._looked_at = 0.0
         self._goes_straight = False
         self._returned = asyncio.Event()
         #: Events that are to be fanned out each by itself, since one of so many cannot be.
@@ -138,6 +144,8 @@ class Fanning:
                 # A head that was superseded has freed its lane; and what was told of, and is not in the queue, another
                 # process has fanned out, who may have no room for it.
                 self._made.ring()
+            elif self._told and result.others:
+                self._look_for_others()
             self._told = False
         if result.events >= BUSY_BATCH and self._clock.monotonic() > self._busy_until - BUSY_S / 2:
             # Noted first: as long as producers may be silent, the queue is looked at without being asked.
@@ -146,6 +154,17 @@ class Fanning:
         if not result.catch_up or (result.events and self._clock.monotonic() < self._callbacks_at):
             return result.events
         return result.events + await patiently("fan_out", self._catch_up)
+
+    def _look_for_others(self) -> None:
+        """Perhaps another process has no room for what it fanned out; or it is held back, and has been for long."""
+        if not self._looking:
+            self._looking = True
+            rested_s = self._clock.monotonic() - self._looked_at
+            asyncio.get_running_loop().call_later(max(0.0, OTHERS_EVERY_S - rested_s), self._look)
+
+    def _look(self) -> None:
+        self._looking, self._looked_at = False, self._clock.monotonic()
+        self._made.ring()
 
     def settle(self, result: FannedOut) -> None:
         """Tells whom it concerns what was fanned out, by this loop or beside a publisher's events."""

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from functools import partial
 
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
+from sqlalchemy import select, true
 
 from dispatcher import metrics
 from dispatcher.errors import StoreUnavailable
@@ -18,8 +19,6 @@ log = logger("dispatcher.duties")
 
 #: Duties with such an interval or a shorter one, in seconds, are taken together.
 OFTEN_S = 10.0
-#: So many duties of one turn to which the database does not answer say that it answers none.
-OUTAGES = 2
 #: Rows in one step of a duty.
 BATCH = 500
 #: Steps of a duty before the others have their turn.
@@ -141,7 +140,6 @@ class Schedule:
             await self._do_what_is_due()
 
     async def _do_what_is_due(self) -> None:
-        outages = 0
         try:
             often, seldom = await self._needed()
             # What a stop leaves undone of the first is put off by seconds; the others are taken in their turn.
@@ -151,9 +149,8 @@ class Schedule:
                 for duty in await self._taken(together):
                     if self._stopping:
                         return
-                    outages += not await self._do(duty)
-                    if outages == OUTAGES:
-                        return
+                    if not await self._do(duty):
+                        await self._ask()
         except StoreUnavailable as error:
             _unavailable(error)
 
@@ -176,6 +173,11 @@ class Schedule:
             wanted = {duty.name: duty.interval_s for duty in duties}
             taken = await duty_rows.take(connection, self._database, wanted)
         return [duty for duty in duties if duty.name in taken]
+
+    async def _ask(self) -> None:
+        """Raises `StoreUnavailable` where the database answers nothing at all."""
+        async with self._database.read() as connection:
+            await connection.execute(select(true()))
 
     async def _do(self, duty: Duty) -> bool:
         """Does it; answers whether the database let it."""

@@ -14,6 +14,7 @@ from sqlalchemy import select
 from sqlalchemy.engine import Row
 from yarl import URL
 
+from dispatcher.errors import OperatorError, StoreUnavailable
 from dispatcher.ids import Kind, public_id
 from dispatcher.redaction import echoes
 from dispatcher.rules.credentials import Credentials
@@ -77,23 +78,26 @@ async def check_keyring(database: Database, keyring: KeyRing) -> None:
 
 async def load_policies(
     database: Database, keyring: KeyRing, settings: Settings, endpoint_rows: Collection[int]
-) -> dict[int, EndpointPolicy | Unreadable]:
+) -> dict[int, EndpointPolicy | Exception]:
     """The endpoints' policies as they are now, or what keeps one from being read; nothing of one that is gone."""
     try:
         return await _load(database, keyring, settings, endpoint_rows)
-    except _NEVER as error:
-        # The driver cannot read one of the rows.
-        if len(endpoint_rows) == 1:
-            return {row: _holds(row, error) for row in endpoint_rows}
-    found: dict[int, EndpointPolicy | Unreadable] = {}
-    for row in endpoint_rows:
-        found |= await load_policies(database, keyring, settings, [row])
-    return found
+    except (StoreUnavailable, OperatorError):
+        raise
+    except Exception as error:  # noqa: BLE001 - one row's, whose attempt tells it
+        rows = list(endpoint_rows)
+        if len(rows) == 1:
+            return {rows[0]: _holds(rows[0], error) if isinstance(error, _NEVER) else error}
+        half = len(rows) // 2
+        return {
+            **await load_policies(database, keyring, settings, rows[:half]),
+            **await load_policies(database, keyring, settings, rows[half:]),
+        }
 
 
 async def _load(
     database: Database, keyring: KeyRing, settings: Settings, endpoint_rows: Collection[int]
-) -> dict[int, EndpointPolicy | Unreadable]:
+) -> dict[int, EndpointPolicy | Exception]:
     tables = database.tables
     e = tables.endpoints.c
     async with database.read() as connection:
@@ -109,15 +113,15 @@ async def _load(
 
 def _policy_of(
     row: Row[Any], signed: Signing | None, keyring: KeyRing, settings: Settings
-) -> EndpointPolicy | Unreadable:
+) -> EndpointPolicy | Exception:
     try:
         if signed is None:
             return Unreadable(NO_SECRET)
         return _policy(row, signed.read(keyring), keyring, settings)
-    except Unreadable as error:
-        return error
     except _NEVER as error:
         return _holds(row.row_id, error)
+    except Exception as error:  # noqa: BLE001 - this row's: those that are read beside it are not to fail with it
+        return error
 
 
 def _holds(endpoint_row: int, error: Exception) -> Unreadable:

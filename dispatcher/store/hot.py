@@ -204,7 +204,7 @@ class FannedOut:
         ours = set(self.ids)
         sent = sum(one.event_id in ours for one in claimed.deliveries)
         # What it superseded may have been the head of a lane, which goes on.
-        return self.deliveries > sent or self.superseded > 0 or self.others or bool(claimed.homeless)
+        return self.deliveries > sent or self.superseded > 0 or bool(claimed.homeless)
 
 
 class Finished(Struct, frozen=True, gc=False):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Column, Connection, delete, exists, insert, or_, select, update
+from sqlalchemy import Column, Connection, delete, exists, func, insert, or_, select, update
 from sqlalchemy.sql.expression import ColumnElement
 
 from dispatcher.errors import Conflict
@@ -105,16 +105,21 @@ def signing(
 def _live(
     connection: Connection, kept: Any, owner: Column[Any], owners: Collection[Any], now: ColumnElement[Any]
 ) -> dict[Any, list[tuple[bytes, datetime | None]]]:
-    rows = connection.execute(
-        select(owner, kept.sealed, kept.retires_at)
+    newest_first = (kept.retires_at.is_(None).desc(), kept.row_id.desc())
+    place = func.row_number().over(partition_by=owner, order_by=newest_first).label("place")
+    live = (
+        select(owner.label("owner"), kept.sealed, kept.retires_at, place)
         .where(owner.in_(padded(owners)), or_(kept.retires_at.is_(None), kept.retires_at > now))
-        .order_by(owner, kept.retires_at.is_(None).desc(), kept.row_id.desc())
+        .subquery()
+    )
+    rows = connection.execute(
+        select(live.c.owner, live.c.sealed, live.c.retires_at)
+        .where(live.c.place <= MOST_SIGNING)
+        .order_by(live.c.owner, live.c.place)
     )
     found: dict[Any, list[tuple[bytes, datetime | None]]] = {}
     for whose, sealed, retires_at in rows:
-        signing = found.setdefault(whose, [])
-        if len(signing) < MOST_SIGNING:
-            signing.append((sealed, retires_at))
+        found.setdefault(whose, []).append((sealed, retires_at))
     return found
 
 

@@ -10,10 +10,11 @@ from dispatcher.engine import endpoint_book
 from dispatcher.engine.endpoint_book import EndpointBook
 from dispatcher.service import secret_rotation
 from dispatcher.service.models import RotateSecret
+from dispatcher.store import endpoint_policies
 from dispatcher.store.endpoint_policies import EndpointPolicy, load_policies
-from dispatcher.store.keyring import Unreadable
+from dispatcher.store.keyring import KeyRing, Unreadable
 from tests.clock import FakeClock
-from tests.outpost import Outpost
+from tests.outpost import PATIENCE_S, Outpost
 
 
 async def test_a_policy_is_read_once_however_many_ask_for_it(sqlite_outpost: Outpost) -> None:
@@ -178,3 +179,57 @@ async def test_a_reading_that_nobody_waits_for_is_given_up(outpost: Outpost, mon
     policy = await book.current(rows[0], 1)
     assert policy is not None
     assert not book._reading
+
+
+async def test_where_more_are_asked_for_than_are_read_at_once_each_is_read_once(
+    sqlite_outpost: Outpost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(endpoint_book, "BATCH", 2)
+    read: list[int] = []
+
+    async def noted(*given: Any) -> Any:
+        read.extend(given[3])
+        return await load_policies(*given)
+
+    monkeypatch.setattr(endpoint_book, "load_policies", noted)
+    rows = [(await sqlite_outpost.endpoint()).row for _ in range(5)]
+    book = EndpointBook(sqlite_outpost.deployment)
+    found = await asyncio.gather(*(book.current(row, 1) for row in rows * 2))
+    assert [policy and policy.endpoint_row for policy in found] == rows * 2
+    assert sorted(read) == sorted(rows)
+
+
+@pytest.mark.parametrize("turns", [1, 2, 3])
+async def test_who_asks_and_is_gone_before_anything_is_read_leaves_nothing_behind(
+    sqlite_outpost: Outpost, turns: int
+) -> None:
+    endpoint = await sqlite_outpost.endpoint()
+    book = EndpointBook(sqlite_outpost.deployment)
+    asking = asyncio.ensure_future(book.current(endpoint.row, 1))
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    asking.cancel()
+    await asyncio.wait([asking])
+    async with asyncio.timeout(PATIENCE_S):
+        policy = await book.current(endpoint.row, 1)
+    assert policy is not None
+    await asyncio.sleep(0)
+    assert not book._reading
+
+
+@pytest.mark.parametrize("error", [RecursionError, LookupError])
+async def test_whatever_is_wrong_with_one_endpoint_is_no_others_fault(
+    sqlite_outpost: Outpost, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    rows = [(await sqlite_outpost.endpoint()).row for _ in range(3)]
+    read = endpoint_policies._credentials
+
+    def fails_once(row: Any, keyring: KeyRing) -> Any:
+        if row.row_id == rows[1]:
+            raise error
+        return read(row, keyring)
+
+    monkeypatch.setattr(endpoint_policies, "_credentials", fails_once)
+    book = EndpointBook(sqlite_outpost.deployment)
+    found = await asyncio.gather(*(book.current(row, 1) for row in rows), return_exceptions=True)
+    assert [type(one) for one in found] == [EndpointPolicy, error, EndpointPolicy]

@@ -3,11 +3,13 @@
 import asyncio
 from collections.abc import Sequence
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from aiohttp import web
 from sqlalchemy import text
 
+from dispatcher.engine import fanning
 from dispatcher.engine.claiming import STRAIGHT_EVENTS
 from dispatcher.engine.dispatcher import Dispatcher
 from dispatcher.engine.fanning import IN_A_ROW, Fanning
@@ -20,6 +22,7 @@ from dispatcher.store.hot import ClaimedBatch, FannedOut, HotStore
 from dispatcher.store.ingest import Straight
 from tests.outpost import PATIENCE_S, Outpost
 from tests.receiver import Received, Receiver
+from tests.store.steps import verified
 
 SELDOM = timedelta(hours=1)
 
@@ -172,6 +175,67 @@ async def test_what_a_full_process_fans_out_another_sends(postgres_outpost: Outp
             await outpost.publish("fast")
             await receiver.wait_for(2, "/fast")
             release.set()
+
+
+async def test_what_a_full_process_fans_out_another_sends_though_it_finds_something_itself(
+    postgres_outpost: Outpost, receiver: Receiver
+) -> None:
+    outpost = postgres_outpost
+    for path in ("first", "second"):
+        await verified(outpost, receiver.url(f"/{path}"), event_types=(path,))
+    async with outpost.store(name="full") as full, outpost.dispatcher(poll_interval=SELDOM) as other:
+        async with asyncio.timeout(PATIENCE_S):
+            # Heard by a subscription.
+            await outpost.publish("first")
+            await receiver.wait_for(1, "/first")
+            await other.until_idle()
+            store = store_of(other)
+            fan_out, begun, go_on = store.fan_out, asyncio.Event(), asyncio.Event()
+
+            async def held(limit: int, straight: Straight | None = None) -> FannedOut:
+                begun.set()
+                await go_on.wait()
+                return await fan_out(limit, straight)
+
+            store.fan_out = held  # type: ignore[method-assign]
+            await outpost.publish("first")
+            await begun.wait()
+            # Of both it is told once. It finds the second one only.
+            await full.fan_out(10)
+            await outpost.publish("second")
+            go_on.set()
+            await receiver.wait_for(1, "/second")
+            await receiver.wait_for(2, "/first")
+
+
+async def test_what_is_held_back_has_nobody_claim_beside_each_event(
+    postgres_outpost: Outpost, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outpost, claims = postgres_outpost, 0
+    monkeypatch.setattr(fanning, "OTHERS_EVERY_S", 2 * PATIENCE_S)
+    paused = await verified(outpost, receiver.url("/paused"), event_types=("paused",))
+    await verified(outpost, receiver.url("/hook"), event_types=("comes",))
+    await outpost.publish("paused")
+    async with outpost.store(name="before") as before:
+        await before.fan_out(10)
+    await outpost.change("endpoints", paused, status="paused")
+    async with outpost.dispatcher(poll_interval=SELDOM) as dispatcher, asyncio.timeout(PATIENCE_S):
+        await outpost.publish("comes")
+        await receiver.wait_for(1)
+        await dispatcher.until_idle()
+        store = store_of(dispatcher)
+        claim = store.claim
+
+        async def noted(*given: Any) -> ClaimedBatch:
+            nonlocal claims
+            claims += 1
+            return await claim(*given)
+
+        monkeypatch.setattr(store, "claim", noted)
+        for number in range(2, 8):
+            await outpost.publish("comes")
+            await receiver.wait_for(number)
+    assert claims <= 2
 
 
 async def test_what_is_told_of_and_passes_no_queue_is_claimed(postgres_outpost: Outpost, receiver: Receiver) -> None:

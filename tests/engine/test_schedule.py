@@ -134,7 +134,9 @@ async def test_a_duty_that_the_database_refuses_takes_no_other_its_turn(
     assert done == {"a": 30, "bad": 30 / every_s, "b": 3, "c": 3}
 
 
-async def test_where_the_database_answers_no_duty_the_rest_of_the_turn_is_left_out(outpost: Outpost) -> None:
+async def test_where_the_database_answers_nothing_the_rest_of_the_turn_is_left_out(
+    outpost: Outpost, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tried: list[str] = []
 
     async def refused(name: str) -> None:
@@ -145,4 +147,13 @@ async def test_where_the_database_answers_no_duty_the_rest_of_the_turn_is_left_o
     async with outpost.database.begin() as connection:
         await duty_rows.ensure(connection, outpost.database, "abcd")
     await schedule.tick()
-    assert tried == ["a", "b"]
+    assert tried == ["a", "b", "c", "d"]
+
+    async def away() -> None:
+        raise StoreUnavailable("it is away")
+
+    monkeypatch.setattr(schedule, "_ask", away)
+    tried.clear()
+    clock.advance(1)
+    await schedule.tick()
+    assert tried == ["a"]

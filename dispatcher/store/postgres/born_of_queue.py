@@ -91,7 +91,7 @@ class BornOfQueue:
         looked_s, flagged, others, first = rows[0][:4]
         self._rest.took(looked_s)
         if first is None:
-            return FannedOut(0, 0, catch_up=flagged, others=others)
+            return FannedOut(0, 0, catch_up=flagged)
         waiting = [row[3:] for row in rows]
         in_vain = self._in_vain
         # Until it has come about: it may fail.
