@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -98,10 +99,13 @@ class EndpointBook:
         reading.task.add_done_callback(partial(self._ended, reading))
 
     async def _read(self, reading: _Reading) -> None:
-        deployment, answers = self._deployment, reading.answers
-        found = await load_policies(deployment.database, deployment.keyring, deployment.settings, list(answers))
-        for endpoint_row, answer in answers.items():
+        found = await self._load(list(reading.answers))
+        for endpoint_row, answer in reading.answers.items():
             self._keep(endpoint_row, answer, found.get(endpoint_row))
+
+    async def _load(self, endpoint_rows: Collection[int]) -> Mapping[int, EndpointPolicy | Exception]:
+        deployment = self._deployment
+        return await load_policies(deployment.database, deployment.keyring, deployment.settings, endpoint_rows)
 
     def _ended(self, reading: _Reading, task: "asyncio.Task[None]") -> None:
         self._end(reading)

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
+from functools import cached_property, partial
 
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from sqlalchemy import select, true
@@ -78,15 +78,17 @@ class Schedule:
         self._database = database
         self._duties = {duty.name: duty for duty in duties}
         self._intervals_s = {duty.name: duty.interval_s for duty in self._duties.values()}
-        self._look = duty_rows.Look(
-            database, {duty.name: duty.wanted for duty in self._duties.values() if duty.wanted is not None}
-        )
         self._tick_s = tick_s
         self._beside = beside
         self._at_work: set[asyncio.Future[None]] = set()
         self._turn = asyncio.Lock()
         self._stopping = False
         self._scheduler: AsyncIOScheduler | None = None
+
+    @cached_property
+    def _look(self) -> duty_rows.Look:
+        conditions = {duty.name: duty.wanted for duty in self._duties.values() if duty.wanted is not None}
+        return duty_rows.Look(self._database, conditions)
 
     async def start(self) -> None:
         """Makes the duties' rows and starts the clock."""

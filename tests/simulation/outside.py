@@ -1,7 +1,7 @@
 """What a process meets: the database, receivers and policies, each await of which may fail, hang or come too late."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -262,11 +262,11 @@ class ModelBook(EndpointBook):
         self._process = process
         self._model = model
 
-    async def read(self, endpoint_row: int) -> EndpointPolicy | None:
-        endpoint = self._model.endpoints[endpoint_row]
-        policy = await ask(self._process, "policy", lambda: policy_of(endpoint, self._process.ledger.schedule))
-        self._policies[endpoint_row] = policy
-        return policy
+    async def _load(self, endpoint_rows: Collection[int]) -> Mapping[int, EndpointPolicy | Exception]:
+        endpoints, schedule = self._model.endpoints, self._process.ledger.schedule
+        return await ask(
+            self._process, "policy", lambda: {row: policy_of(endpoints[row], schedule) for row in endpoint_rows}
+        )
 
 
 def policy_of(endpoint: Endpoint, schedule: tuple[float, ...]) -> EndpointPolicy:

@@ -217,15 +217,12 @@ class SimulatedDuties(Duties):
         self._scheduler = _Ticks(self._process.loop, self._on_tick)
 
     async def _do_what_is_due(self) -> None:
-        try:
-            for name in ("reclaim", "pass lanes"):
-                if self._stopping:
-                    return
-                await self._do(self._duties[name])
-            # What a stop has released to an endpoint that was disabled meanwhile.
-            self._process.model.cancel_waiting(Reason.GONE)
-        except StoreUnavailable:
-            return
+        for name in ("reclaim", "pass lanes"):
+            # A database that refuses one is away, and refuses all.
+            if self._stopping or not await self._do(self._duties[name]):
+                return
+        # What a stop has released to an endpoint that was disabled meanwhile.
+        self._process.model.cancel_waiting(Reason.GONE)
 
 
 class SimulatedExpiry(Expiry):

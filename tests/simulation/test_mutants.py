@@ -18,7 +18,7 @@ SOON, SOME_TIME = 30, 1500
 SHOWN_BY = {
     "the release is forgotten at a stop": 7,
     "the lease is not checked before the POST": 18,
-    "a new lease covers old claims": 18,
+    "a new lease covers old claims": 202,
     "a lost lease goes unnoticed": 2,
     "a stop gives the lease back first": 4,
     "interruptions never count": 5,
