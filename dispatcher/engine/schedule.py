@@ -148,8 +148,9 @@ class Schedule:
             for together in (often, *([duty] for duty in seldom)):
                 if self._stopping:
                     return
-                for duty in await self._taken(together):
-                    if self._stopping:
+                for place, duty in enumerate(await self._taken(together)):
+                    # What was taken by itself would be put off by an hour.
+                    if place and self._stopping:
                         return
                     if not await self._do(duty):
                         await self._ask()

@@ -2,13 +2,14 @@
 
 import asyncio
 from collections import Counter
+from collections.abc import Sequence
 from datetime import datetime, timedelta, tzinfo
 from functools import partial
 
 import pytest
 from sqlalchemy import literal
 
-from dispatcher.engine.schedule import Duty, Schedule, scheduler_of
+from dispatcher.engine.schedule import OFTEN_S, Duty, Schedule, scheduler_of
 from dispatcher.errors import StoreUnavailable
 from dispatcher.store import duty_rows
 from dispatcher.store.columns import UtcTime
@@ -157,3 +158,31 @@ async def test_where_the_database_answers_nothing_the_rest_of_the_turn_is_left_o
     clock.advance(1)
     await schedule.tick()
     assert tried == ["a"]
+
+
+@pytest.mark.parametrize("every_s", [10.0, 60.0])
+async def test_a_stop_does_what_was_taken_by_itself_and_leaves_what_was_taken_with_others(
+    outpost: Outpost, monkeypatch: pytest.MonkeyPatch, every_s: float
+) -> None:
+    done: list[str] = []
+    taken: list[str] = []
+
+    async def do(name: str) -> None:
+        done.append(name)
+
+    schedule = Schedule(outpost.database, [Duty(name, every_s, partial(do, name)) for name in "ab"], tick_s=1e6)
+    take = schedule._taken
+
+    async def stopped_meanwhile(duties: Sequence[Duty]) -> Sequence[Duty]:
+        found = await take(duties)
+        taken.extend(duty.name for duty in found)
+        schedule._stopping = bool(found)
+        return found
+
+    monkeypatch.setattr(schedule, "_taken", stopped_meanwhile)
+    async with outpost.database.begin() as connection:
+        await duty_rows.ensure(connection, outpost.database, "ab")
+    await schedule.tick()
+    assert done == ["a"]
+    # By itself, or with the other one.
+    assert taken == (["a"] if every_s > OFTEN_S else ["a", "b"])
