@@ -17,9 +17,10 @@ from dispatcher.rules.verdict import Outcome
 from dispatcher.settings import Settings, load
 from dispatcher.states import AttemptError, Reason
 from dispatcher.store import duty_rows, transitions
+from dispatcher.store.claimed import Claimed
 from dispatcher.store.deployment import Deployment, open_deployment
 from dispatcher.store.endpoint_rows import NewEndpoint, insert_endpoint, new_endpoint_row
-from dispatcher.store.hot import Claimed, Finished, HotStore
+from dispatcher.store.hot import Finished, HotStore
 from tests.asking import PATIENCE_S as PATIENCE_S
 from tests.asking import until
 

@@ -18,9 +18,10 @@ from dispatcher.rules.own_events import HEARTBEAT
 from dispatcher.rules.retry import RetryPolicy
 from dispatcher.rules.verdict import Exchange, Outcome, Verdict, drop_failed, judge, refused_request
 from dispatcher.states import AttemptError, Reason
+from dispatcher.store.claimed import Claimed
 from dispatcher.store.deployment import Deployment
 from dispatcher.store.endpoint_policies import EndpointPolicy
-from dispatcher.store.hot import Claimed, Finished, Orphan
+from dispatcher.store.hot import Finished, Orphan
 from dispatcher.store.keyring import Unreadable
 from dispatcher.transport.client import HttpClient
 

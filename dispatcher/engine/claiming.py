@@ -15,7 +15,8 @@ from dispatcher.errors import StoreUnavailable
 from dispatcher.ids import Kind, public_id
 from dispatcher.logs import logger
 from dispatcher.rules.sharing import KEPT_ONE_IN
-from dispatcher.store.hot import Claimed, ClaimedBatch, HotStore
+from dispatcher.store.claimed import Claimed, ClaimedBatch
+from dispatcher.store.hot import HotStore
 from dispatcher.store.ingest import Straight
 
 log = logger("dispatcher.claim")

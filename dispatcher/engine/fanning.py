@@ -11,8 +11,9 @@ from dispatcher.errors import StoreUnavailable
 from dispatcher.logs import logger
 from dispatcher.states import DeliveryState, Reason
 from dispatcher.store import job_callbacks
+from dispatcher.store.claimed import ClaimedBatch
 from dispatcher.store.database import Database
-from dispatcher.store.hot import ClaimedBatch, FannedOut, HotStore
+from dispatcher.store.hot import FannedOut, HotStore
 from dispatcher.store.ingest import Straight
 
 log = logger("dispatcher.fan_out")

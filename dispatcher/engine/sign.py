@@ -4,8 +4,8 @@ from datetime import datetime
 
 from dispatcher.rules.bodies import EventFacts, body_headers, render
 from dispatcher.rules.signing import legacy_signature, signature_header
+from dispatcher.store.claimed import Claimed
 from dispatcher.store.endpoint_policies import EndpointPolicy
-from dispatcher.store.hot import Claimed
 from dispatcher.transport.client import Request
 from dispatcher.version import USER_AGENT
 

@@ -7,7 +7,7 @@ in the way, the events are in the queue like any others.
 from dispatcher.engine.claiming import STRAIGHT_EVENTS, Claiming
 from dispatcher.engine.fanning import Fanning
 from dispatcher.engine.pulse import Pulse
-from dispatcher.store.hot import ClaimedBatch
+from dispatcher.store.claimed import ClaimedBatch
 from dispatcher.store.ingest import Ingested, Straight
 
 

@@ -22,9 +22,9 @@ from dispatcher.rules.json_text import encode
 from dispatcher.rules.key_pairs import SigningKeys
 from dispatcher.rules.verdict import Exchange
 from dispatcher.states import AttemptError
+from dispatcher.store.claimed import Claimed
 from dispatcher.store.deployment import Deployment
 from dispatcher.store.endpoint_policies import EndpointPolicy
-from dispatcher.store.hot import Claimed
 from dispatcher.transport.client import HttpClient, Request
 
 TYPE = "webhook.test"
@@ -110,23 +110,14 @@ def _signed(
     profile: str,
     now: datetime,
 ) -> Request:
-    claimed = Claimed(
+    claimed = Claimed.first(
         delivery_row=0,
         endpoint_row=policy.endpoint_row,
         endpoint_version=policy.version,
         dispatcher_row=0,
-        attempt=1,
-        failures=0,
-        interruptions=0,
-        lane=None,
-        sequence=None,
-        previous_sequence=None,
-        late=False,
-        replay=False,
         body_profile=frozen_profile(profile, deployment.settings.source),
         event_id=new_event_id(),
         event_type=event_type,
-        job_id=None,
         timestamp=now,
         created_at=now,
         traceparent=None,

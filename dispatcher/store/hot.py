@@ -6,14 +6,15 @@ by its own row in `dispatchers` and by the attempt's number: a change that finds
 
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass, field
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Protocol
+from datetime import datetime
+from typing import TYPE_CHECKING, Protocol
 
 from msgspec import Struct
 
 from dispatcher.rules.verdict import Outcome
 from dispatcher.settings import Settings
 from dispatcher.states import AttemptError, DeliveryState, Reason
+from dispatcher.store.claimed import Claimed, ClaimedBatch
 
 if TYPE_CHECKING:
     from dispatcher.store.ingest import Group, Ingested, Straight
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 _UNREACHED = frozenset(
     {AttemptError.CONNECTION_REFUSED, AttemptError.CONNECT_TIMEOUT, AttemptError.DNS, AttemptError.TLS}
 )
-_LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 #: Why an event is rejected that is in the queue only.
 NO_EVENT = "it is in the queue, and its row is gone"
 #: What goes wrong behind a connection. A whole attempt has more time than its connection.
@@ -53,113 +53,6 @@ class Limits:
             settings.max_in_flight_per_unverified_destination,
             settings.unverified_rate,
         )
-
-
-class Claimed(Struct, frozen=True, gc=False):
-    """A delivery whose attempt has begun: claimed for this dispatcher, with the event it carries."""
-
-    delivery_row: int
-    endpoint_row: int
-    endpoint_version: int
-    #: Who claimed it: with the attempt's number the fence around its outcome.
-    dispatcher_row: int
-    attempt: int
-    failures: int
-    interruptions: int
-    lane: int | None
-    sequence: int | None
-    previous_sequence: int | None
-    late: bool
-    replay: bool
-    body_profile: str
-    event_id: str
-    event_type: str
-    job_id: str | None
-    timestamp: datetime
-    created_at: datetime
-    traceparent: str | None
-    data: str
-    #: The job's row if it carries progress of a job.
-    progress_of: int | None = None
-    destination_row: int = 0
-    #: Its destination was unverified or had been failing: what it answers is to be noted.
-    watched: bool = False
-    #: Why it cannot be sent, and nobody could: its row, or its event's, is not what was written there.
-    defect: str | None = None
-
-    @classmethod
-    def of(cls, row: Sequence[Any]) -> "Claimed":
-        """A row of the claim, its columns in the order of these fields; with a `defect` where it has one.
-
-        What the event lacks, or the driver could not read of it, is null.
-        """
-        attempt, failures, interruptions = row[4:7]
-        event_id, event_type, _, timestamp, created_at, _, data = row[13:20]
-        if event_id is None:
-            defect = "its event's row is gone"
-        elif timestamp is None or created_at is None:
-            defect = "its event's timestamp is none"
-        elif type(event_type) is not str or type(data) is not str:
-            defect = "its event's type or data is no text"
-        elif type(attempt) is type(failures) is type(interruptions) is int and (
-            attempt > 0 and failures >= 0 and interruptions >= 0
-        ):
-            return cls(*row)
-        else:
-            defect = "its row counts no attempts"
-        return cls.unreadable(row[0], row[1], row[3], attempt, row[7], row[20], defect)
-
-    @classmethod
-    def unreadable(
-        cls,
-        delivery_row: int,
-        endpoint_row: int,
-        dispatcher_row: int,
-        attempt: int,
-        lane: int | None,
-        progress_of: int | None,
-        defect: str,
-    ) -> "Claimed":
-        """A claimed delivery of which no more can be said than what its outcome is recorded with."""
-        return cls(
-            delivery_row=delivery_row,
-            endpoint_row=endpoint_row,
-            endpoint_version=0,
-            dispatcher_row=dispatcher_row,
-            attempt=attempt,
-            failures=0,
-            interruptions=0,
-            lane=lane,
-            sequence=None,
-            previous_sequence=None,
-            late=False,
-            replay=False,
-            body_profile="",
-            event_id="",
-            event_type="",
-            job_id=None,
-            timestamp=_LONG_AGO,
-            created_at=_LONG_AGO,
-            traceparent=None,
-            data="",
-            progress_of=progress_of,
-            defect=defect,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class ClaimedBatch:
-    """What one claim took, and why it took no more."""
-
-    deliveries: Sequence[Claimed]
-    #: A limit of this claim ended it: claim again at once.
-    limited: bool = False
-    #: An endpoint may have more to claim than it has room: claim again when an attempt has ended.
-    starved: bool = False
-    #: Another dispatcher was claiming for a destination: claim again in a moment.
-    contended: bool = False
-    #: Endpoints that deliveries wait for and that have no row: nobody can say where to send them.
-    homeless: Sequence[int] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,8 @@ from datetime import datetime
 
 from dispatcher.errors import CallerError, InvalidField, StoreUnavailable
 from dispatcher.rules.new_events import NewEvent
-from dispatcher.store.hot import ClaimedBatch, FannedOut
+from dispatcher.store.claimed import ClaimedBatch
+from dispatcher.store.hot import FannedOut
 
 #: Events that may wait in the queue before those that go straight, and are fanned out with them.
 STRAIGHT_BEHIND = 10

@@ -8,7 +8,8 @@ from dispatcher.engine.attempt import Attempts, Ended
 from dispatcher.engine.endpoint_book import EndpointBook
 from dispatcher.rules.verdict import Outcome
 from dispatcher.states import AttemptError, DeliveryState, Reason
-from dispatcher.store.hot import Claimed, HotStore
+from dispatcher.store.claimed import Claimed
+from dispatcher.store.hot import HotStore
 from dispatcher.transport.client import HttpClient
 from tests.clock import FakeClock
 from tests.outpost import Outpost

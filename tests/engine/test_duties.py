@@ -17,9 +17,10 @@ from dispatcher.service import dead_letters, redeliveries, secret_rotation
 from dispatcher.service.models import DeadLetterRedeliver, RotateSecret
 from dispatcher.states import AttemptError, DeliveryState, EndpointStatus, Reason, RunState
 from dispatcher.store import endpoint_status, gauges
+from dispatcher.store.claimed import Claimed
 from dispatcher.store.database import Database
 from dispatcher.store.gauges import Measured
-from dispatcher.store.hot import Claimed, HotStore, Orphan
+from dispatcher.store.hot import HotStore, Orphan
 from dispatcher.store.partitions import list_partitions
 from tests.clock import FakeClock
 from tests.outpost import Outpost, Registered, finished

@@ -18,7 +18,8 @@ from dispatcher.outbox.events import new_event
 from dispatcher.rules.own_events import ENDPOINT_DISABLED
 from dispatcher.states import Reason
 from dispatcher.store import endpoint_status
-from dispatcher.store.hot import ClaimedBatch, FannedOut, HotStore
+from dispatcher.store.claimed import ClaimedBatch
+from dispatcher.store.hot import FannedOut, HotStore
 from dispatcher.store.ingest import Straight
 from tests.outpost import PATIENCE_S, Outpost
 from tests.receiver import Received, Receiver

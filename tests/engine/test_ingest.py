@@ -19,7 +19,8 @@ from dispatcher.engine.straight import StraightWay
 from dispatcher.errors import IdempotencyConflict, StoreUnavailable
 from dispatcher.outbox.events import new_event
 from dispatcher.rules.new_events import NewEvent
-from dispatcher.store.hot import ClaimedBatch, FannedOut, HotStore
+from dispatcher.store.claimed import ClaimedBatch
+from dispatcher.store.hot import FannedOut, HotStore
 from dispatcher.store.ingest import Group, Ingested, Straight
 from tests.clock import FakeClock
 from tests.outpost import PATIENCE_S, Outpost

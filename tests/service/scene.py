@@ -9,8 +9,9 @@ from dispatcher.rules.verdict import Outcome
 from dispatcher.service import deliveries, endpoints, events
 from dispatcher.service.models import Delivery, EndpointCreate, EndpointWithSecret, EventAccepted, EventPublish
 from dispatcher.states import AttemptError, Reason
+from dispatcher.store.claimed import Claimed
 from dispatcher.store.deployment import Deployment
-from dispatcher.store.hot import Claimed, Finished, HotStore
+from dispatcher.store.hot import Finished, HotStore
 from tests.clock import FakeClock
 
 URL = "https://example.com/hook?token=abc"

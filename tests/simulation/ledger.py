@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from dispatcher.rules.verdict import INTERRUPTIONS_FORGIVEN, Exchange, Outcome
 from dispatcher.states import AttemptError, EventKind, Reason
-from dispatcher.store.hot import Claimed, Finished
+from dispatcher.store.claimed import Claimed
+from dispatcher.store.hot import Finished
 from dispatcher.transport.client import Request
 from tests.simulation.loop import World
 from tests.simulation.model import Model

@@ -11,15 +11,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dispatcher.rules.sharing import dice, guaranteed_again, in_turn
 from dispatcher.rules.verdict import Outcome
 from dispatcher.states import AttemptError, DeliveryState, EventKind, Reason
-from dispatcher.store.hot import (
-    LONGER_THAN_ANY_ATTEMPT_S,
-    Claimed,
-    ClaimedBatch,
-    FannedOut,
-    Finished,
-    Orphan,
-    Recorded,
-)
+from dispatcher.store.claimed import Claimed, ClaimedBatch
+from dispatcher.store.hot import LONGER_THAN_ANY_ATTEMPT_S, FannedOut, Finished, Orphan, Recorded
 from tests.simulation.rows import (
     CANCELLED,
     DEAD,

@@ -29,7 +29,8 @@ from dispatcher.errors import StoreUnavailable
 from dispatcher.rules import verdict
 from dispatcher.rules.verdict import Exchange, Outcome
 from dispatcher.states import AttemptError
-from dispatcher.store.hot import Claimed, ClaimedBatch, FannedOut, Finished, Recorded
+from dispatcher.store.claimed import Claimed, ClaimedBatch
+from dispatcher.store.hot import FannedOut, Finished, Recorded
 from dispatcher.store.ingest import Ingested
 from tests.simulation.model import Model
 from tests.simulation.outside import ModelStore

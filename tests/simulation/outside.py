@@ -12,8 +12,9 @@ from dispatcher.errors import StoreUnavailable
 from dispatcher.rules.retry import RetryPolicy
 from dispatcher.rules.verdict import Exchange
 from dispatcher.states import AttemptError, EventKind
+from dispatcher.store.claimed import Claimed, ClaimedBatch
 from dispatcher.store.endpoint_policies import EndpointPolicy
-from dispatcher.store.hot import Claimed, ClaimedBatch, FannedOut, Finished, Orphan, Recorded
+from dispatcher.store.hot import FannedOut, Finished, Orphan, Recorded
 from dispatcher.store.ingest import STRAIGHT_BEHIND, Group, Ingested, Straight, in_order
 from dispatcher.transport.client import Request
 from tests.simulation.model import Model

@@ -8,7 +8,8 @@ import pytest
 
 from dispatcher.rules.verdict import Outcome
 from dispatcher.states import EventKind
-from dispatcher.store.hot import Claimed, Finished, HotStore, Orphan
+from dispatcher.store.claimed import Claimed
+from dispatcher.store.hot import Finished, HotStore, Orphan
 from tests.clock import FakeClock
 from tests.outpost import Outpost, finished
 from tests.simulation.model import Model

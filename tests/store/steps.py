@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from dispatcher.store.hot import Claimed, FannedOut, HotStore
+from dispatcher.store.claimed import Claimed
+from dispatcher.store.hot import FannedOut, HotStore
 from tests.outpost import Outpost
 
 

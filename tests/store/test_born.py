@@ -11,7 +11,8 @@ from dispatcher.outbox.events import new_event
 from dispatcher.rules.new_events import NewEvent
 from dispatcher.rules.verdict import Outcome
 from dispatcher.states import Profile
-from dispatcher.store.hot import Claimed, HotStore
+from dispatcher.store.claimed import Claimed
+from dispatcher.store.hot import HotStore
 from dispatcher.store.ingest import Ingested, Straight
 from dispatcher.store.postgres.connection import Role
 from tests.outpost import Outpost, finished

@@ -8,7 +8,8 @@ from asyncpg.connection import LoggedQuery
 from sqlalchemy import insert, text
 
 from dispatcher.states import Profile
-from dispatcher.store.hot import Claimed, FannedOut
+from dispatcher.store.claimed import Claimed
+from dispatcher.store.hot import FannedOut
 from dispatcher.store.ingest import Straight
 from dispatcher.store.postgres import born_of_queue, marks
 from dispatcher.store.postgres.bearer import Bearer

@@ -14,7 +14,8 @@ from sqlalchemy import insert, text
 from dispatcher.outbox.events import new_event
 from dispatcher.rules.new_events import NewEvent
 from dispatcher.states import Profile
-from dispatcher.store.hot import ClaimedBatch, HotStore
+from dispatcher.store.claimed import ClaimedBatch
+from dispatcher.store.hot import HotStore
 from dispatcher.store.ingest import Group, Straight
 from dispatcher.store.postgres.born import Born
 from dispatcher.store.postgres.born_of_queue import BornOfQueue

@@ -8,7 +8,8 @@ from sqlalchemy import text
 
 from dispatcher.rules.verdict import Outcome
 from dispatcher.states import DeliveryState, EndpointStatus
-from dispatcher.store.hot import Claimed, HotStore
+from dispatcher.store.claimed import Claimed
+from dispatcher.store.hot import HotStore
 from tests.clock import FakeClock
 from tests.outpost import Outpost, finished
 

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from dispatcher.rules.sharing import KEPT_ONE_IN
 from dispatcher.rules.verdict import Outcome
 from dispatcher.states import DeliveryState
+from dispatcher.store.claimed import Claimed
 from dispatcher.store.endpoint_rows import callback_row
-from dispatcher.store.hot import Claimed, HotStore
+from dispatcher.store.hot import HotStore
 from tests.clock import FakeClock
 from tests.outpost import Outpost, finished
 

@@ -9,7 +9,8 @@ from sqlalchemy import insert
 
 from dispatcher.rules.verdict import Outcome
 from dispatcher.store import duty_rows, redelivery_runs
-from dispatcher.store.hot import Claimed, HotStore
+from dispatcher.store.claimed import Claimed
+from dispatcher.store.hot import HotStore
 from tests.clock import FakeClock
 from tests.outpost import Outpost, finished
 

@@ -12,7 +12,8 @@ from sqlalchemy import update
 from dispatcher.rules.verdict import Outcome
 from dispatcher.states import DeliveryState
 from dispatcher.store import job_callbacks
-from dispatcher.store.hot import Claimed, HotStore, Orphan
+from dispatcher.store.claimed import Claimed
+from dispatcher.store.hot import HotStore, Orphan
 from dispatcher.store.postgres import marks
 from tests.clock import FakeClock
 from tests.outpost import Outpost, Registered, finished

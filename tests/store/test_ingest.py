@@ -10,7 +10,8 @@ from sqlalchemy import text
 from dispatcher.errors import IdempotencyConflict, InvalidField, StoreUnavailable
 from dispatcher.outbox.events import new_event
 from dispatcher.rules.new_events import NewEvent
-from dispatcher.store.hot import Claimed, HotStore
+from dispatcher.store.claimed import Claimed
+from dispatcher.store.hot import HotStore
 from dispatcher.store.ingest import Ingested, Straight
 from tests.outpost import Outpost
 

@@ -10,7 +10,8 @@ from sqlalchemy import text
 from dispatcher.rules.verdict import Outcome
 from dispatcher.states import Reason
 from dispatcher.store import transitions
-from dispatcher.store.hot import Claimed, Finished, HotStore
+from dispatcher.store.claimed import Claimed
+from dispatcher.store.hot import Finished, HotStore
 from tests.clock import FakeClock
 from tests.outpost import Outpost, finished
 

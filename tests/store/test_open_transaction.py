@@ -10,7 +10,8 @@ from sqlalchemy import text
 
 from dispatcher.clock import SystemClock
 from dispatcher.rules.verdict import Outcome
-from dispatcher.store.hot import Claimed, HotStore
+from dispatcher.store.claimed import Claimed
+from dispatcher.store.hot import HotStore
 from dispatcher.store.postgres import fan_out, marks
 from tests.clock import FakeClock
 from tests.outpost import Outpost, finished

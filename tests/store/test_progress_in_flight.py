@@ -8,7 +8,8 @@ import pytest
 from sqlalchemy import text
 
 from dispatcher.rules.verdict import Outcome
-from dispatcher.store.hot import Claimed, HotStore
+from dispatcher.store.claimed import Claimed
+from dispatcher.store.hot import HotStore
 from dispatcher.store.postgres.store import PostgresStore
 from tests.clock import FakeClock
 from tests.outpost import Outpost, finished

@@ -6,7 +6,8 @@ import pytest
 
 from dispatcher.rules.verdict import Outcome
 from dispatcher.states import AttemptError, DeliveryState, EndpointStatus, Reason
-from dispatcher.store.hot import Claimed, HotStore
+from dispatcher.store.claimed import Claimed
+from dispatcher.store.hot import HotStore
 from dispatcher.store.tally import BACKOFF_AFTER, FAILING_AFTER
 from tests.clock import FakeClock
 from tests.outpost import Outpost, finished

@@ -9,8 +9,9 @@ import pytest
 
 from dispatcher.rules.verdict import Outcome
 from dispatcher.states import AttemptError
+from dispatcher.store.claimed import Claimed
 from dispatcher.store.endpoint_rows import callback_row
-from dispatcher.store.hot import Claimed, HotStore
+from dispatcher.store.hot import HotStore
 from dispatcher.store.tally import BREATH_S, FAILING_AFTER, SUCCESSES_FOR_ONE
 from tests.clock import FakeClock
 from tests.outpost import Outpost, Registered, finished

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from dispatcher.rules.verdict import Outcome
 from dispatcher.states import DeliveryState
-from dispatcher.store.hot import Claimed, Finished, HotStore, Orphan
+from dispatcher.store.claimed import Claimed
+from dispatcher.store.hot import Finished, HotStore, Orphan
 from tests.clock import FakeClock
 from tests.outpost import Outpost, finished
 

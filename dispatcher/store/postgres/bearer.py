@@ -7,7 +7,8 @@ from typing import Any
 
 from dispatcher.rules.event_types import patterns_for
 from dispatcher.rules.new_events import NewEvent
-from dispatcher.store.hot import Claimed, ClaimedBatch, FannedOut, Limits
+from dispatcher.store.claimed import Claimed, ClaimedBatch
+from dispatcher.store.hot import FannedOut, Limits
 from dispatcher.store.ingest import Straight
 from dispatcher.store.postgres.bearing import PARAMETERS, RESULT, Events, bearing
 from dispatcher.store.postgres.connection import Driver
@@ -104,23 +105,14 @@ class Bearer:
 
 def _claimed(row: Sequence[Any], event: NewEvent, created_at: datetime, dispatcher_row: int) -> Claimed:
     delivery_row, _, endpoint_row, version, body_profile, destination_row = row
-    return Claimed(
+    return Claimed.first(
         delivery_row=delivery_row,
         endpoint_row=endpoint_row,
         endpoint_version=version,
         dispatcher_row=dispatcher_row,
-        attempt=1,
-        failures=0,
-        interruptions=0,
-        lane=None,
-        sequence=None,
-        previous_sequence=None,
-        late=False,
-        replay=False,
         body_profile=body_profile,
         event_id=event.id,
         event_type=event.type,
-        job_id=None,
         # As the database would say it.
         timestamp=created_at if event.timestamp is None else event.timestamp.astimezone(UTC),
         created_at=created_at,

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from dispatcher.rules.sharing import SPIN, dice
-from dispatcher.store.hot import Claimed, ClaimedBatch, Limits
+from dispatcher.store.claimed import Claimed, ClaimedBatch
+from dispatcher.store.hot import Limits
 from dispatcher.store.postgres.connection import Driver, integers
 from dispatcher.store.postgres.deciding import KEPT, cut, decide
 from dispatcher.store.postgres.looking import UNSEEN_S, firsts, flight, scan, second_look, tokens

@@ -5,11 +5,10 @@ from datetime import datetime, timedelta
 
 from dispatcher.rules.kinds import EventKinds
 from dispatcher.settings import Settings
+from dispatcher.store.claimed import Claimed, ClaimedBatch
 from dispatcher.store.database import COLD_LIMIT_S, Database
 from dispatcher.store.hot import (
     LONGER_THAN_ANY_ATTEMPT_S,
-    Claimed,
-    ClaimedBatch,
     FannedOut,
     Finished,
     Limits,

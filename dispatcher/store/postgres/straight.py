@@ -10,8 +10,9 @@ import asyncpg
 from dispatcher.logs import logger
 from dispatcher.rules.kinds import EventKinds
 from dispatcher.settings import Settings
+from dispatcher.store.claimed import ClaimedBatch
 from dispatcher.store.database import COLD_LIMIT_S, Database
-from dispatcher.store.hot import ClaimedBatch, FannedOut, Limits, statement_limit_s
+from dispatcher.store.hot import FannedOut, Limits, statement_limit_s
 from dispatcher.store.ingest import STRAIGHT_BEHIND, Apart, Group, Held, Ingested, Straight
 from dispatcher.store.postgres.born import Born
 from dispatcher.store.postgres.born_of_queue import BornOfQueue

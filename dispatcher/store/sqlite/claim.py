@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from dispatcher.rules.sharing import dice, guaranteed_again, in_turn, spin
-from dispatcher.store.hot import ClaimedBatch, Limits
+from dispatcher.store.claimed import ClaimedBatch
+from dispatcher.store.hot import Limits
 from dispatcher.store.sqlite.connection import Connection, as_json, from_json
 from dispatcher.store.sqlite.room import Guests, Open
 from dispatcher.store.sqlite.taken import Taken

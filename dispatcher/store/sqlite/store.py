@@ -11,18 +11,10 @@ from dispatcher.errors import StoreUnavailable
 from dispatcher.logs import logger
 from dispatcher.rules.kinds import EventKinds
 from dispatcher.settings import Settings
+from dispatcher.store.claimed import Claimed, ClaimedBatch
 from dispatcher.store.columns import from_microseconds, to_microseconds
 from dispatcher.store.database import Database
-from dispatcher.store.hot import (
-    LONGER_THAN_ANY_ATTEMPT_S,
-    Claimed,
-    ClaimedBatch,
-    FannedOut,
-    Finished,
-    Limits,
-    Orphan,
-    Recorded,
-)
+from dispatcher.store.hot import LONGER_THAN_ANY_ATTEMPT_S, FannedOut, Finished, Limits, Orphan, Recorded
 from dispatcher.store.ingest import STRAIGHT_BEHIND, Group, Ingested, Straight
 from dispatcher.store.sqlite.claim import Claim
 from dispatcher.store.sqlite.connection import Connection, as_json

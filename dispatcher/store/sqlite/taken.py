@@ -6,8 +6,8 @@ from typing import Any
 
 import msgspec
 
+from dispatcher.store.claimed import Claimed
 from dispatcher.store.columns import from_microseconds
-from dispatcher.store.hot import Claimed
 from dispatcher.store.sqlite.connection import Connection, as_json
 from dispatcher.store.sqlite.room import Open
 from dispatcher.store.sqlite_engine import is_outage
