@@ -5,16 +5,16 @@ from datetime import UTC, datetime
 
 from yarl import URL
 
-from benchmarks.timing import Todo
+from benchmarks.timing import Waiting
 from dispatcher.rules.signing import signature_header
 from dispatcher.transport.client import HttpClient, Request
 
 
-async def post_all(client: HttpClient, url: URL, key: bytes, headers: Mapping[str, str], todo: Todo) -> None:
+async def post_all(client: HttpClient, url: URL, key: bytes, headers: Mapping[str, str], waiting: Waiting) -> None:
     """Takes the next event, signs it and POSTs it with `headers` too, until there is none. Raises `RuntimeError` for
     an answer other than 200.
     """
-    for event_id, body in todo:
+    for event_id, body in waiting:
         now = datetime.now(UTC)
         timestamp = int(now.timestamp())
         signed = {

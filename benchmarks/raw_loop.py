@@ -13,14 +13,14 @@ import aiohttp
 import uvloop
 
 from benchmarks.events import SECRET
-from benchmarks.timing import IN_FLIGHT, Todo, timed
+from benchmarks.timing import IN_FLIGHT, Waiting, timed
 from dispatcher.rules.secrets import Secret
 from dispatcher.rules.signing import signature_header
 
 
-async def post_all(session: aiohttp.ClientSession, url: str, key: bytes, todo: Todo) -> None:
+async def post_all(session: aiohttp.ClientSession, url: str, key: bytes, waiting: Waiting) -> None:
     """One of the loop's workers: takes the next body, signs it, POSTs it, reads the answer."""
-    for event_id, body in todo:
+    for event_id, body in waiting:
         timestamp = int(time.time())
         headers = {
             "content-type": "application/json",

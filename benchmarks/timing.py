@@ -11,7 +11,7 @@ from benchmarks.events import bodies
 IN_FLIGHT = 100
 
 #: Events' ids and bodies that are still to be sent, shared by those who send.
-Todo = Iterator[tuple[str, bytes]]
+Waiting = Iterator[tuple[str, bytes]]
 
 
 def cpu_s() -> float:
@@ -20,11 +20,11 @@ def cpu_s() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-async def timed(count: int, post_all: Callable[[Todo], Awaitable[None]]) -> dict[str, float]:
+async def timed(count: int, post_all: Callable[[Waiting], Awaitable[None]]) -> dict[str, float]:
     """The seconds and CPU seconds of `count` events' POSTs, `IN_FLIGHT` at once; `post_all` is one who makes them."""
     made = list(bodies(count))
     await post_all(iter(made[:100]))
-    todo = iter(made)
+    waiting = iter(made)
     used, started = cpu_s(), time.perf_counter()
-    await asyncio.gather(*(post_all(todo) for _ in range(IN_FLIGHT)))
+    await asyncio.gather(*(post_all(waiting) for _ in range(IN_FLIGHT)))
     return {"seconds": time.perf_counter() - started, "cpu_s": cpu_s() - used}

@@ -9,13 +9,13 @@ import importlib.util
 import os
 import pwd
 import secrets
+import select
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -160,11 +160,13 @@ class _Server:
     def kill(self) -> None:
         pid_file = self._data / "postmaster.pid"
         postmaster = int(pid_file.read_text().split()[0])
-        family = [pid for pid, parent, _ in _processes() if postmaster in (pid, parent)]
+        # Held, so that no number is another process's by then.
+        family = [os.pidfd_open(pid) for pid in (postmaster, *_children(postmaster))]
         os.kill(postmaster, signal.SIGKILL)
         # Its children end by themselves when they see that.
-        while any(pid in family and not state.startswith("Z") for pid, _, state in _processes()):
-            time.sleep(0.01)
+        for process in family:
+            select.select([process], [], [])
+            os.close(process)
         # Nobody need have reaped it yet, and to `kill(pid, 0)` it lives until then.
         pid_file.unlink()
 
@@ -229,10 +231,9 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _processes() -> list[tuple[int, int, str]]:
-    """Each process of the machine: its id, its parent's and its state."""
-    listed = subprocess.run(["ps", "-A", "-o", "pid=,ppid=,stat="], check=True, capture_output=True, text=True).stdout
-    return [(int(pid), int(parent), state) for pid, parent, state in map(str.split, listed.splitlines())]
+def _children(pid: int) -> list[int]:
+    listed = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], check=True, capture_output=True, text=True).stdout
+    return [int(child) for child, parent in map(str.split, listed.splitlines()) if int(parent) == pid]
 
 
 def _keep(standby_of: str | None, *, in_memory: bool) -> None:

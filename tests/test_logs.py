@@ -101,7 +101,7 @@ def test_a_traceback_is_written_without_local_variables(log_format: logs.Format)
 def test_other_libraries_warnings_come_through_the_same_pipeline_and_their_chatter_does_not() -> None:
     stream = io.BytesIO()
     logs.configure("json", "info", stream)
-    other = logging.getLogger("some.library")
+    other = logging.getLogger("somebody.elses")
     other.info("chatter")
     other.warning("careful, %s", "you")
     try:
@@ -112,7 +112,7 @@ def test_other_libraries_warnings_come_through_the_same_pipeline_and_their_chatt
         warnings.simplefilter("always")
         warnings.warn("old habit", UserWarning, stacklevel=1)
     first, second, third = lines(stream)
-    assert (first["level"], first["event"], first["logger"]) == ("warning", "careful, you", "some.library")
+    assert (first["level"], first["event"], first["logger"]) == ("warning", "careful, you", "somebody.elses")
     assert second["level"] == "error"
     assert "OSError: gone" in second["exception"]
     assert "old habit" in third["event"]
@@ -134,7 +134,7 @@ def test_configuring_twice_writes_foreign_lines_once() -> None:
     logs.configure("json", "info", io.BytesIO())
     stream = io.BytesIO()
     logs.configure("json", "info", stream)
-    logging.getLogger("some.library").warning("once")
+    logging.getLogger("somebody.elses").warning("once")
     assert len(lines(stream)) == 1
 
 

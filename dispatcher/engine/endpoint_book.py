@@ -91,9 +91,6 @@ class EndpointBook:
     def _begin(self, reading: _Reading) -> None:
         if self._next is reading:
             self._close(reading)
-        if not reading.waiting:
-            self._end(reading)
-            return
         reading.task = asyncio.ensure_future(self._read(reading))
         # However it ends: one that is cancelled at once never runs.
         reading.task.add_done_callback(partial(self._ended, reading))
@@ -131,14 +128,15 @@ class EndpointBook:
             answer.set_exception(found)
             answer.exception()
             return
+        kept = self._policies.get(endpoint_row)
+        if found is not None and kept is not None and kept.version > found.version:
+            # A later reading was quicker.
+            found = kept
         answer.set_result(found)
         if found is None:
             self._policies.pop(endpoint_row, None)
             return
-        kept = self._policies.get(endpoint_row)
-        if kept is None or kept.version <= found.version:
-            # Else a later reading was quicker.
-            self._policies[endpoint_row] = found
+        self._policies[endpoint_row] = found
         self._policies.move_to_end(endpoint_row)
         if len(self._policies) > CAPACITY:
             self._policies.popitem(last=False)

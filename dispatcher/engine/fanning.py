@@ -145,7 +145,7 @@ class Fanning:
                 # A head that was superseded has freed its lane; and what was told of, and is not in the queue, another
                 # process has fanned out, who may have no room for it.
                 self._made.ring()
-            elif self._told and result.others:
+            elif result.others:
                 self._look_for_others()
             self._told = False
         if result.events >= BUSY_BATCH and self._clock.monotonic() > self._busy_until - BUSY_S / 2:

@@ -155,6 +155,31 @@ async def test_a_policy_that_changed_while_it_was_read_is_read_again(
     assert not book._reading
 
 
+async def test_what_was_read_earlier_and_comes_later_takes_no_newer_policys_place(
+    outpost: Outpost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endpoint = await outpost.endpoint()
+    book, load = EndpointBook(outpost.deployment), load_policies
+    read, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slowly(*given: Any) -> Any:
+        found = await load(*given)
+        monkeypatch.setattr(endpoint_book, "load_policies", load)
+        read.set()
+        await go_on.wait()
+        return found
+
+    monkeypatch.setattr(endpoint_book, "load_policies", slowly)
+    first = asyncio.ensure_future(book.read(endpoint.row))
+    await read.wait()
+    await outpost.change("endpoints", endpoint.row, version=2)
+    newer = await book.read(endpoint.row)
+    go_on.set()
+    # Nor is it sent by.
+    assert await first is newer
+    assert book.known(endpoint.row, 2) is newer
+
+
 async def test_a_reading_that_nobody_waits_for_is_given_up(outpost: Outpost, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [(await outpost.endpoint()).row for _ in range(2)]
     book, begun, given_up = EndpointBook(outpost.deployment), asyncio.Event(), asyncio.Event()

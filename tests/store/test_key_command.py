@@ -90,13 +90,13 @@ def test_one_that_prints_without_end_is_read_no_further_and_killed(monkeypatch: 
 def test_one_that_says_nothing_more_and_goes_on_is_killed_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(key_command, "LIMIT_S", 0.5)
     with pytest.raises(ConfigurationError, match=r"did not end within 0\.5 s"):
-        keys_of(python(f"import os, time; os.write(1, {TEXT!r}.encode()); os.close(1); time.sleep(60)"))
+        keys_of(python(f"import os, signal; os.write(1, {TEXT!r}.encode()); os.close(1); signal.pause()"))
 
 
 def test_it_is_ended_when_its_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(key_command, "LIMIT_S", 0.05)
     with pytest.raises(ConfigurationError, match=r"did not end within 0\.05 s"):
-        keys_of(python("import time; time.sleep(60)"))
+        keys_of(python("import signal; signal.pause()"))
 
 
 def test_it_stands_in_for_the_keys_and_not_beside_them() -> None:

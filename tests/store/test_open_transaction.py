@@ -12,11 +12,13 @@ from dispatcher.clock import SystemClock
 from dispatcher.rules.verdict import Outcome
 from dispatcher.store.claimed import Claimed
 from dispatcher.store.hot import HotStore
+from dispatcher.store.ingest import Straight
 from dispatcher.store.postgres import fan_out, marks
+from dispatcher.store.postgres.straight import GoingStraight
 from tests.clock import FakeClock
 from tests.outpost import Outpost, finished
 from tests.store.reads import rows_read
-from tests.store.steps import claim
+from tests.store.steps import claim, verified
 
 DEAD = 5_000
 
@@ -74,6 +76,25 @@ async def test_what_is_dead_is_read_by_looks_in_full_only(
             reads.append({name: read - before[name] for name, read in (await _read(outpost, store)).items()})
     assert all(read >= DEAD for read in reads[0].values()), reads
     assert all(read < 100 for read in reads[-1].values()), reads
+
+
+async def test_what_is_born_in_flight_counts_for_what_was_seen_off(
+    postgres_outpost: Outpost, clock: FakeClock, marked_looks: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outpost = postgres_outpost
+    monkeypatch.setattr(marks, "FEW", 3)
+    await verified(outpost)
+    async with outpost.store() as store:
+        straight: GoingStraight = store._straight  # type: ignore[attr-defined]
+        looks = (straight._fan_out._looks, straight._claim.looks)
+        for each in looks:
+            each.took(1.0)
+        in_full = []
+        for _ in range(4):
+            in_full.append([each.in_full() for each in looks])
+            await outpost.publish()
+            assert (await store.fan_out(10, Straight(50, ()))).claimed is not None
+    assert in_full == [[True, True]] * 3 + [[False, False]]
 
 
 async def test_recording_looks_for_its_rows_by_their_numbers(postgres_url: str) -> None:

@@ -30,7 +30,8 @@ class BornOfQueue:
         self._in_vain = 0
         self._pass_over = 0
         self._rest = Rest()
-        # The first row comes when all have been found, so that its time says what was dead between them.
+        # The first row comes when all have been found, so that its time says what was dead between them. The data comes
+        # of what may be born in flight only.
         self._look = f"""
             SELECT extract(epoch FROM clock_timestamp() - statement_timestamp())::float8, f.flagged, f.others, e.*
             FROM (
@@ -38,16 +39,16 @@ class BornOfQueue:
                        (SELECT row_id FROM {name("deliveries")} d WHERE {CLAIMABLE}
                         ORDER BY d.endpoint_row, d.fresh, d.row_id LIMIT 1) IS NOT NULL AS others
             ) f LEFT JOIN (
-                SELECT q.event_row, e.plain, e.id, e.tenant, e.type, e.timestamp, e.created_at, e.traceparent,
-                       CASE WHEN e.plain AND q.n < $1 THEN e.data END
+                SELECT q.event_row, e.id, e.tenant, e.type, e.timestamp, e.created_at, e.traceparent,
+                       CASE WHEN q.n < $1 THEN e.data END
                 FROM (
                     SELECT tenant, event_row, count(*) OVER () AS n FROM (
                         SELECT tenant, event_row FROM {name("fanout_queue")} ORDER BY tenant, event_row LIMIT $1
                     ) waiting
                 ) q
                 LEFT JOIN LATERAL (
-                    SELECT id, tenant, type, data, traceparent, {within_years("timestamp")} AS timestamp,
-                           {within_years("created_at")} AS created_at, job_id IS NULL AS plain
+                    SELECT id, tenant, type, CASE WHEN job_id IS NULL THEN data END AS data, traceparent,
+                           {within_years("timestamp")} AS timestamp, {within_years("created_at")} AS created_at
                     FROM {name("events")} WHERE row_id = q.event_row LIMIT 1
                 ) e ON true
             ) e ON true
@@ -96,17 +97,18 @@ class BornOfQueue:
         in_vain = self._in_vain
         # Until it has come about: it may fail.
         self._in_vain = self._pass_over = min(MOST_PASSED_OVER, 2 * in_vain or 1)
-        if flagged or len(rows) > limit or not all(_plain(*row[1:]) for row in waiting):
+        # Of a job, too many, or without what it must have, where it can be read.
+        if flagged or any(None in (*row[1:6], row[7]) for row in waiting):
             return None
         try:
             brought = await self._bearer.run(
                 driver,
-                [_event(*row[2:6], *row[7:]) for row in waiting],
-                ([row[0] for row in waiting], list({row[3] for row in waiting})),
+                [_event(*row[1:5], *row[6:]) for row in waiting],
+                ([row[0] for row in waiting], list({row[2] for row in waiting})),
                 straight,
                 dispatcher_row,
                 now,
-                [row[6] for row in waiting],
+                [row[5] for row in waiting],
             )
         except InTheWay:
             self._in_vain, self._pass_over = in_vain, 0
@@ -116,20 +118,6 @@ class BornOfQueue:
         self._in_vain = self._pass_over = 0
         # What of these another process has taken meanwhile may wait for who has room for it.
         return replace(brought.fanned_out(), others=others or len(brought.kept) < len(waiting))
-
-
-def _plain(
-    plain: bool | None,
-    event_id: str | None,
-    tenant: str | None,
-    event_type: str | None,
-    timestamp: datetime | None,
-    created_at: datetime | None,
-    _: str | None,
-    data: str | None,
-) -> bool:
-    """Whether it is of no job, and what it must have is there and can be read."""
-    return bool(plain) and None not in {event_id, tenant, event_type, timestamp, created_at, data}
 
 
 def _event(
