@@ -4,8 +4,10 @@ import asyncio
 import json
 import secrets
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from hmac import compare_digest
+
+from msgspec.structs import replace
 
 from dispatcher.engine.endpoint_book import EndpointBook
 from dispatcher.engine.test_event import send_at_once

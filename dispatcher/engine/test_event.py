@@ -6,10 +6,12 @@ So is what else is sent like it.
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
+
+from msgspec.structs import replace
 
 from dispatcher.clock import rfc3339
 from dispatcher.engine.endpoint_book import EndpointBook

@@ -4,12 +4,12 @@ import base64
 import json
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 from urllib.parse import unquote_plus
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from msgspec import Struct
 from sqlalchemy import select
 from sqlalchemy.engine import Row
 from yarl import URL
@@ -21,6 +21,7 @@ from dispatcher.rules.credentials import Credentials
 from dispatcher.rules.key_pairs import SigningKeys
 from dispatcher.rules.retry import RetryPolicy
 from dispatcher.settings import Settings
+from dispatcher.store import endpoint_credentials
 from dispatcher.store.columns import padded
 from dispatcher.store.database import Database
 from dispatcher.store.endpoint_credentials import open_credentials
@@ -29,13 +30,29 @@ from dispatcher.store.keyring import KeyRing, Unreadable
 from dispatcher.store.signing_secrets import NO_SECRET, OWN, TENANTS, Signing, signing
 
 _SHORTEST_SECRET = 6
+#: What is read of an endpoint's row: a callback URL per job has every job pay for each column.
+_COLUMNS = (
+    "row_id",
+    "tenant",
+    "version",
+    "profile",
+    "url_sealed",
+    "signatures",
+    "signature_header",
+    "signature_prefix",
+    "headers_sealed",
+    "retry_schedule",
+    "timeout_s",
+    "order_hold_s",
+    *endpoint_credentials.SEALED,
+    "oauth2_shown",
+)
 
 #: What a row comes to that holds what the service never writes.
 _NEVER = (ValueError, TypeError, AttributeError, OverflowError)
 
 
-@dataclass(frozen=True, slots=True)
-class EndpointPolicy:
+class EndpointPolicy(Struct, frozen=True, kw_only=True):
     """How an endpoint is sent to."""
 
     endpoint_row: int
@@ -43,25 +60,29 @@ class EndpointPolicy:
     tenant: str
     version: int
     profile: str
-    url: URL = field(repr=False)
+    url: URL
     #: Keys that sign, newest first: one, or two while a rotation overlaps.
-    keys: tuple[bytes, ...] = field(repr=False)
+    keys: tuple[bytes, ...]
     #: What the legacy header is keyed with: the old secret's text until a rotation's overlap ends.
-    legacy_key: bytes = field(repr=False)
+    legacy_key: bytes
     signature_header: str | None
     signature_prefix: str
-    headers: Mapping[str, str] = field(repr=False)
+    headers: Mapping[str, str]
     retry: RetryPolicy
     timeout_s: float
     hold_s: float | None
     #: When the oldest key stops signing: read again then.
     good_until: datetime | None
     #: What few have beside a signature.
-    credentials: Credentials | None = field(default=None, repr=False)
+    credentials: Credentials | None = None
     #: What signs `v1a`, in the keys' order, made once per policy; empty where the endpoint did not choose it.
-    private_keys: tuple[Ed25519PrivateKey, ...] = field(default=(), repr=False)
+    private_keys: tuple[Ed25519PrivateKey, ...] = ()
     #: What an answer may repeat of the request and must not be kept: header values, and what is secret in the URL.
-    secret_texts: tuple[str, ...] = field(default=(), repr=False)
+    secret_texts: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        # Most of it is secret.
+        return f"EndpointPolicy({self.endpoint_id})"
 
 
 async def check_keyring(database: Database, keyring: KeyRing) -> None:
@@ -103,7 +124,9 @@ async def _load(
     async with database.read() as connection:
         rows = (
             await connection.execute(
-                select(tables.endpoints).where(e.row_id.in_(padded(endpoint_rows)), e.deleted_at.is_(None))
+                select(*(e[column] for column in _COLUMNS)).where(
+                    e.row_id.in_(padded(endpoint_rows)), e.deleted_at.is_(None)
+                )
             )
         ).all()
         tenants = {row.row_id: row.tenant for row in rows}
@@ -174,6 +197,8 @@ def _basic(url: URL) -> str:
 
 
 def _secret_texts(url: URL, headers: Mapping[str, str]) -> tuple[str, ...]:
+    if not headers and not set(str(url)) & {"@", "?"}:
+        return ()
     texts = list(headers.values())
     if url.raw_password is not None:
         texts += [url.raw_password, url.password or "", _basic(url)]

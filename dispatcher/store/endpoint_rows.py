@@ -9,6 +9,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import lru_cache
 from hashlib import sha256
 from typing import Any
 from urllib.parse import urlsplit
@@ -237,6 +238,7 @@ def signatures_text(versions: Sequence[SignatureVersion]) -> str:
     return json.dumps(list(versions))
 
 
+@lru_cache(maxsize=8)
 def is_asymmetric(signatures: str) -> bool:
     """Whether a column of signatures asks for `v1a` beside `v1`."""
     return SignatureVersion.V1A in json.loads(signatures)

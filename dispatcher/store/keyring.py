@@ -7,6 +7,7 @@ and not per row: a row's values change one by one, and each change would have to
 
 import os
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 
@@ -27,6 +28,8 @@ _KEY_FROM = _WRAPPED_FROM + _NONCE_BYTES
 _BODY_FROM = _KEY_FROM + _DATA_KEY_BYTES + _TAG_BYTES
 #: A data key encrypts once, so that it needs no other.
 _ONLY_NONCE = bytes(_NONCE_BYTES)
+#: Keys of rings that are made ready once; a ring has two or three.
+_KEYS = 16
 
 
 class Unreadable(ConfigurationError):
@@ -74,14 +77,14 @@ class KeyRing:
     def _wrap(self, data_key: bytes) -> bytes:
         key, nonce = self.keys[0], os.urandom(_NONCE_BYTES)
         head = FORMAT + _key_id(key)
-        return head + nonce + AESGCM(key).encrypt(nonce, data_key, head)
+        return head + nonce + _cipher(key).encrypt(nonce, data_key, head)
 
     def _unwrap(self, sealed: bytes) -> bytes | None:
         head, nonce, wrapped = sealed[:_WRAPPED_FROM], sealed[_WRAPPED_FROM:_KEY_FROM], sealed[_KEY_FROM:_BODY_FROM]
         for key in self.keys:
             if head == FORMAT + _key_id(key) and len(sealed) > _BODY_FROM:
                 try:
-                    return AESGCM(key).decrypt(nonce, wrapped, head)
+                    return _cipher(key).decrypt(nonce, wrapped, head)
                 except InvalidTag:
                     return None
         return None
@@ -91,6 +94,12 @@ def _bound(purpose: str, owner: object) -> bytes:
     return f"{purpose}\0{owner}".encode()
 
 
+@lru_cache(maxsize=_KEYS)
+def _cipher(key: bytes) -> AESGCM:
+    return AESGCM(key)
+
+
+@lru_cache(maxsize=_KEYS)
 def _key_id(key: bytes) -> bytes:
     return sha256(b"dispatcher key id" + key).digest()[:KEY_ID_BYTES]
 

@@ -124,7 +124,7 @@ async def test_a_row_that_the_driver_cannot_read_keeps_no_other_from_being_read(
     rows = [(await outpost.endpoint()).row for _ in range(3)]
     async with outpost.database.begin() as connection:
         await connection.execute(
-            text("UPDATE endpoints SET created_at = '99999-01-01' WHERE row_id = :row"), {"row": rows[1]}
+            text("UPDATE endpoint_secrets SET retires_at = '99999-01-01' WHERE endpoint_row = :row"), {"row": rows[1]}
         )
     found = await asyncio.gather(*(book.current(row, 1) for row in rows), return_exceptions=True)
     assert [type(one) for one in found] == [EndpointPolicy, Unreadable, EndpointPolicy]
