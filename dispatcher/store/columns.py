@@ -1,14 +1,14 @@
 """Column types that mean the same on both databases."""
 
-from collections.abc import Callable, Iterable
+import json
+from collections.abc import Callable, Collection
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any
 
-from sqlalchemy import BigInteger, DateTime, Dialect, Integer
+from sqlalchemy import ARRAY, BigInteger, DateTime, Dialect, Integer, any_, func, literal, select
 from sqlalchemy import Text as PlainText
+from sqlalchemy.sql.expression import ColumnElement
 from sqlalchemy.types import TypeDecorator, TypeEngine
-
-T = TypeVar("T")
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -32,10 +32,13 @@ def _as_text(value: Any) -> Any:
 Text = PlainText().with_variant(_SqliteText(), "sqlite")
 
 
-def padded(values: Iterable[T]) -> list[T]:
-    """The values for an `IN`, the last one repeated up to a power of two: few statements are prepared that way."""
-    given = list(values)
-    return given + given[-1:] * ((1 << max(0, len(given) - 1).bit_length()) - len(given))
+def among(
+    dialect: Dialect, column: ColumnElement[Any], values: Collection[int] | Collection[str]
+) -> ColumnElement[bool]:
+    """Whether the column is one of these values, given as one parameter: one statement for any number of them."""
+    if dialect.name == "sqlite":
+        return column.in_(select(func.json_each(json.dumps(list(values))).table_valued("value").c.value))
+    return column == any_(literal(list(values), ARRAY(column.type)))
 
 
 def to_microseconds(moment: datetime) -> int:

@@ -22,7 +22,7 @@ from dispatcher.rules.key_pairs import SigningKeys
 from dispatcher.rules.retry import RetryPolicy
 from dispatcher.settings import Settings
 from dispatcher.store import endpoint_credentials
-from dispatcher.store.columns import padded
+from dispatcher.store.columns import among
 from dispatcher.store.database import Database
 from dispatcher.store.endpoint_credentials import open_credentials
 from dispatcher.store.endpoint_rows import is_asymmetric, open_headers, open_url
@@ -125,7 +125,7 @@ async def _load(
         rows = (
             await connection.execute(
                 select(*(e[column] for column in _COLUMNS)).where(
-                    e.row_id.in_(padded(endpoint_rows)), e.deleted_at.is_(None)
+                    among(connection.dialect, e.row_id, endpoint_rows), e.deleted_at.is_(None)
                 )
             )
         ).all()

@@ -12,7 +12,7 @@ from dispatcher.errors import Conflict
 from dispatcher.rules.key_pairs import SigningKeys
 from dispatcher.rules.secrets import Secret
 from dispatcher.states import EndpointStatus
-from dispatcher.store.columns import padded
+from dispatcher.store.columns import among
 from dispatcher.store.keyring import KeyRing, Unreadable
 from dispatcher.store.tables import Tables
 from dispatcher.store.tables.declaring import insert_if_absent
@@ -109,7 +109,7 @@ def _live(
     place = func.row_number().over(partition_by=owner, order_by=newest_first).label("place")
     live = (
         select(owner.label("owner"), kept.sealed, kept.retires_at, place)
-        .where(owner.in_(padded(owners)), or_(kept.retires_at.is_(None), kept.retires_at > now))
+        .where(among(connection.dialect, owner, owners), or_(kept.retires_at.is_(None), kept.retires_at > now))
         .subquery()
     )
     rows = connection.execute(
