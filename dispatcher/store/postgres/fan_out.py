@@ -115,7 +115,10 @@ class FanOut:
             SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off;
             CREATE OR REPLACE FUNCTION pg_temp.dispatcher_take(
                 most int, last_tenant text, marked_tenants text[], marked_rows bigint[])
-            RETURNS SETOF record LANGUAGE plpgsql AS $body$
+            RETURNS SETOF record LANGUAGE plpgsql
+            -- How much a batch holds no plan can know that is made for all: where very much waits it would take a tenth
+            -- of that for it, and go through the whole queue, and all events, to join them.
+            SET enable_hashjoin = off SET enable_mergejoin = off AS $body$
             DECLARE flagged boolean; began timestamptz := clock_timestamp();
             BEGIN
                 IF NOT pg_try_advisory_xact_lock({tables.fan_out_lock}) THEN
