@@ -1,11 +1,13 @@
-"""(j) Throughput with a million pending deliveries against two thousand, on PostgreSQL; takes minutes.
+"""(j) Throughput with a million pending deliveries, or events that wait for the fan-out, against two thousand; on
+PostgreSQL, takes minutes.
 
-In both, what is delivered is replaced at once, by the same statement, so that as much is pending all the time.
+What is delivered is replaced at once, by the same statement, so that as many deliveries are pending all the time;
+events are fanned out meanwhile as fast as that goes.
 """
 
 import asyncio
 
-from sqlalchemy import text
+from sqlalchemy import TextClause, text
 
 from benchmarks.events import DATA, TYPE
 from benchmarks.receivers import Receiver
@@ -27,8 +29,8 @@ _PUBLISH = text(
     " INSERT INTO deliveries (event_row, endpoint_row, tenant)"
     " SELECT made.row_id, e.row_id, made.tenant FROM made CROSS JOIN endpoints e"
 )
-_OUT_OF_THE_QUEUE = text("DELETE FROM fanout_queue")
-_ANALYZE = text("ANALYZE deliveries")
+_PENDING = (_PUBLISH, text("DELETE FROM fanout_queue"))
+_QUEUE = text("INSERT INTO events (type, data) SELECT :type, :data FROM generate_series(1, :count)")
 #: The first that is pending: all before it were claimed, since the one endpoint's go in the order of their rows.
 _FIRST_PENDING = (
     "SELECT min(row_id) FROM deliveries WHERE state = 'pending' AND due_at IS NULL AND NOT waiting"
@@ -48,9 +50,8 @@ async def measure(databases: Databases, receiver: Receiver, *, events: int, roun
 async def _per_s(databases: Databases, receiver: Receiver, events: int, pending: int) -> float:
     async with databases.scene("postgresql") as scene:
         await scene.endpoint(receiver.url, max_in_flight=100)
-        await _publish(scene, pending)
-        async with scene.deployment.database.begin() as connection:
-            await connection.execute(_ANALYZE)
+        await _publish(scene, pending, *_PENDING)
+        await scene.settle()
         first = int(await scene.scalar(_FIRST_PENDING))
         replaced = 0
         async with worker(scene):
@@ -60,20 +61,49 @@ async def _per_s(databases: Databases, receiver: Receiver, events: int, pending:
                 # None: all of them were claimed.
                 claimed = pending + replaced if next_ is None else int(next_) - first
                 if claimed > replaced:
-                    await _publish(scene, claimed - replaced)
+                    await _publish(scene, claimed - replaced, *_PENDING)
                     replaced = claimed
             return await scene.recorded_per_s(skip=_WARM_UP)
 
 
-async def _publish(scene: Scene, count: int) -> None:
+async def measure_queue(
+    databases: Databases, receiver: Receiver, *, events: int, rounds: int, many: int = MANY
+) -> Turns:
+    """Delivers so many events out of the queue in turns, with `FEW` and with `many` more waiting there."""
+    found = Turns([], [])
+    for _ in range(rounds):
+        found.usual.append(await _queued_per_s(databases, receiver, events, FEW))
+        found.burdened.append(await _queued_per_s(databases, receiver, events, many))
+    return found
+
+
+async def _queued_per_s(databases: Databases, receiver: Receiver, events: int, behind: int) -> float:
+    async with databases.scene("postgresql") as scene:
+        await scene.endpoint(receiver.url, max_in_flight=100)
+        await _publish(scene, events + behind, _QUEUE)
+        await scene.settle()
+        before = await receiver.count()
+        async with worker(scene):
+            await receiver.reach(before + events)
+            return await scene.recorded_per_s(skip=_WARM_UP)
+
+
+async def _publish(scene: Scene, count: int, *statements: TextClause) -> None:
     for start in range(0, count, _CHUNK):
+        chunk = {"type": TYPE, "data": DATA, "count": min(_CHUNK, count - start)}
         async with scene.deployment.database.begin() as connection:
-            chunk = {"type": TYPE, "data": DATA, "count": min(_CHUNK, count - start)}
-            await connection.execute(_PUBLISH, chunk)
-            await connection.execute(_OUT_OF_THE_QUEUE)
+            for statement in statements:
+                await connection.execute(statement, chunk if ":count" in statement.text else None)
 
 
 async def rows(databases: Databases, receiver: Receiver, plan: Plan) -> list[Row]:
-    """The table's line on a long backlog."""
-    found = await measure(databases, receiver, events=plan.events, rounds=plan.rounds)
-    return [found.row(f"throughput with {MANY:,} pending to that with {FEW:,}, on PostgreSQL")]
+    """The table's lines on a long backlog."""
+    pending = await measure(databases, receiver, events=plan.events, rounds=plan.rounds)
+    queued = await measure_queue(databases, receiver, events=plan.events, rounds=plan.rounds)
+    return [
+        pending.row(f"throughput with {MANY:,} pending to that with {FEW:,}, on PostgreSQL"),
+        Row(
+            f"deliveries while {MANY:,} more events are fanned out, to those beside {FEW:,}, on PostgreSQL",
+            queued.measured,
+        ),
+    ]

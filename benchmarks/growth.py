@@ -95,10 +95,7 @@ async def log_growth(databases: Databases, receiver: Receiver, plan: Plan) -> Se
                     " SELECT row_id, 1, now(), 12.5, 204 FROM deliveries"
                 )
             )
-        async with old.deployment.database.engine.connect() as connection:
-            autocommit = await connection.execution_options(isolation_level="AUTOCOMMIT")
-            await autocommit.execute(text("VACUUM ANALYZE"))
-            await autocommit.execute(text("CHECKPOINT"))
+        await old.settle()
         costs: dict[bool, list[float]] = {False: [], True: []}
         for _ in range(5 if plan.long else 3):
             for scene in (young, old):

@@ -94,6 +94,13 @@ class Scene:
             async with database.begin() as connection:
                 await connection.execute(insert(database.tables.events), rows[start : start + _CHUNK])
 
+    async def settle(self) -> None:
+        """On PostgreSQL: does at once what the server would do beside the measurement, after much has come."""
+        async with self.deployment.database.engine.connect() as connection:
+            autocommit = await connection.execution_options(isolation_level="AUTOCOMMIT")
+            await autocommit.execute(text("VACUUM ANALYZE"))
+            await autocommit.execute(text("CHECKPOINT"))
+
     async def scalar(self, sql: str) -> Any:
         """The one value that a statement selects."""
         async with self.deployment.database.read() as connection:
