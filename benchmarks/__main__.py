@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import os
 import platform
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -95,6 +96,8 @@ def main() -> None:
     plan = Plan(arguments.rounds, arguments.events, seconds=8.0, long=arguments.long)
     if arguments.quick:
         plan = Plan(rounds=1, events=3_000, seconds=3.0)
+    # What they have started ends with them, however they are stopped.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     started = time.monotonic()
     if arguments.long:
         chosen = {name: part for name, part in LONG.items() if name in (arguments.only or LONG)}

@@ -117,11 +117,12 @@ def _insert(name: Callable[[str], str]) -> str:
         FROM (
             SELECT match.*, superseded_by IS NULL AND lane IS NOT NULL AND (
                 row_number() OVER (PARTITION BY endpoint_row, lane, superseded_by IS NULL ORDER BY sequence) > 1
-                OR EXISTS (
-                    SELECT FROM {name("deliveries")} d
+                OR (
+                    -- Not EXISTS, for which the planner would read all lanes that live, where very much waits in them.
+                    SELECT d.row_id FROM {name("deliveries")} d
                     WHERE d.lane = match.lane AND d.endpoint_row = match.endpoint_row
-                      AND d.lane IS NOT NULL AND d.state IN ('pending', 'sending') AND NOT d.late
-                )
+                      AND d.lane IS NOT NULL AND d.state IN ('pending', 'sending') AND NOT d.late LIMIT 1
+                ) IS NOT NULL
                 OR (catch_up AND {after_end(name)})
             ) AS waiting FROM match
         ) fresh ORDER BY event_row
