@@ -1,6 +1,5 @@
 """Born in flight out of the queue on PostgreSQL: what one statement takes with its deliveries, and what it does not."""
 
-import time
 from datetime import UTC, datetime, timedelta
 from operator import attrgetter
 from typing import Any
@@ -199,6 +198,9 @@ async def test_what_lies_dead_between_the_first_that_waits_and_the_end_is_part_o
     async with outpost.store() as store, outpost.database.engine.connect() as open_for_long:
         straight: GoingStraight = store._straight  # type: ignore[attr-defined]
         monkeypatch.setattr(straight._born_of_queue._rest, "took", told.append)
+        for _ in range(5):
+            await outpost.publish(tenant="a")
+            await store.fan_out(10, GO)
         await open_for_long.execute(text("SELECT pg_current_xact_id()"))
         async with outpost.database.begin() as connection:
             await connection.execute(
@@ -207,11 +209,9 @@ async def test_what_lies_dead_between_the_first_that_waits_and_the_end_is_part_o
         async with outpost.database.begin() as connection:
             await connection.execute(text("DELETE FROM fanout_queue"))
         await outpost.publish(tenant="a")
-        began = time.perf_counter()
         await store.fan_out(10, GO)
-        took_s = time.perf_counter() - began
-    # 300,000 dead entries are most of it, whatever the machine.
-    assert told[0] > took_s / 2
+    # 300,000 dead entries are nearly all of it, whatever the machine.
+    assert told[-1] > 5 * min(told[:-1])
 
 
 async def test_what_another_process_took_since_the_look_is_left_to_it_and_told(

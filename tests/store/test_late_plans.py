@@ -15,8 +15,8 @@ from tests.outpost import Outpost, finished
 from tests.store.reads import rows_read
 from tests.store.steps import verified
 
-#: Events that wait, and deliveries; jobs with as many of each; and how many rows one statement may read of them.
-MANY, JOBS, FEW = 200_000, 60_000, 1500
+#: How many rows one statement may read.
+FEW = 1500
 GO = Straight(50, ())
 
 _WITHOUT_JOBS = (
@@ -29,9 +29,10 @@ _WITHOUT_JOBS = (
 # Of each job two that wait, the first of them at the head of its lane, and two more in the queue; every third head has
 # held its lane for long enough.
 _OF_JOBS = (
-    "INSERT INTO jobs (tenant, job_id, last_sequence) SELECT 'default', 'j' || n, 2 FROM generate_series(1, :jobs) n",
+    """INSERT INTO jobs (tenant, job_id, last_sequence)
+       SELECT 'default', 'j' || n, 2 FROM generate_series(1, :many / 2) n""",
     """INSERT INTO events (type, data, job_id)
-       SELECT 'job.progress', '{}', 'j' || (n + 1) / 2 FROM generate_series(1, 2 * :jobs) n""",
+       SELECT 'job.progress', '{}', 'j' || (n + 1) / 2 FROM generate_series(1, :many) n""",
     "TRUNCATE fanout_queue",
     """INSERT INTO job_events (job_row, sequence, event_row, kind)
        SELECT j.row_id, 2 - e.row_id % 2, e.row_id, 'progress' FROM events e JOIN jobs j ON j.job_id = e.job_id""",
@@ -42,7 +43,13 @@ _OF_JOBS = (
        FROM (SELECT *, sequence = 1 AND job_row % 3 = 0 AS failed FROM job_events) n""",
     """INSERT INTO events (type, data, job_id)
        SELECT CASE WHEN n % 2 = 1 THEN 'job.progress' ELSE 'job.completed' END, '{}', 'j' || (n + 1) / 2
-       FROM generate_series(1, 2 * :jobs) n""",
+       FROM generate_series(1, :many) n""",
+)
+
+
+#: Events that wait, and deliveries.
+however_many = pytest.mark.parametrize(
+    "many", [200_000, pytest.param(1_000_000, marks=[pytest.mark.campaign, pytest.mark.timeout(900)])]
 )
 
 
@@ -54,9 +61,9 @@ async def outpost(postgres_url: str) -> AsyncIterator[Outpost]:
     await opened.close()
 
 
-async def _fill(outpost: Outpost, statements: Sequence[str]) -> None:
+async def _fill(outpost: Outpost, statements: Sequence[str], many: int) -> None:
     endpoint = await outpost.endpoint(event_types=("job.*",), max_in_flight=1000)
-    given = {"many": MANY, "jobs": JOBS, "endpoint": endpoint.row}
+    given = {"many": many, "endpoint": endpoint.row}
     for statement in statements:
         async with outpost.database.begin() as connection:
             await connection.execute(
@@ -108,14 +115,15 @@ async def _step(outpost: Outpost, store: HotStore, greed: Greed, straight: Strai
     await greed.after("orphans")
 
 
+@however_many
 @pytest.mark.parametrize("straight", [None, GO], ids=["fanned out", "claimed along with it"])
 @pytest.mark.parametrize(
     ("statements", "passable"), [(_WITHOUT_JOBS, 0), (_OF_JOBS, 100)], ids=["without jobs", "of jobs"]
 )
 async def test_what_waits_is_not_gone_through_to_take_some_of_it(
-    outpost: Outpost, statements: Sequence[str], straight: Straight | None, passable: int
+    outpost: Outpost, statements: Sequence[str], straight: Straight | None, passable: int, many: int
 ) -> None:
-    await _fill(outpost, statements)
+    await _fill(outpost, statements, many)
     async with outpost.store() as store:
         greed = Greed(outpost, store)
         for _ in range(2):
@@ -123,10 +131,11 @@ async def test_what_waits_is_not_gone_through_to_take_some_of_it(
     assert greed.found == []
 
 
+@however_many
 async def test_what_waits_for_others_is_not_gone_through_to_bear_a_delivery_in_flight(
-    outpost: Outpost, born: list[bool]
+    outpost: Outpost, born: list[bool], many: int
 ) -> None:
-    await _fill(outpost, _WITHOUT_JOBS[:-1])
+    await _fill(outpost, _WITHOUT_JOBS[:-1], many)
     await verified(outpost, event_types=("comes",))
     async with outpost.store() as store:
         greed = Greed(outpost, store)
