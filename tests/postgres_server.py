@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -160,13 +160,17 @@ class _Server:
     def kill(self) -> None:
         pid_file = self._data / "postmaster.pid"
         postmaster = int(pid_file.read_text().split()[0])
-        # Held, so that no number is another process's by then.
-        family = [os.pidfd_open(pid) for pid in (postmaster, *_children(postmaster))]
-        os.kill(postmaster, signal.SIGKILL)
-        # Its children end by themselves when they see that.
-        for process in family:
-            select.select([process], [], [])
-            os.close(process)
+        with ExitStack() as held:
+            family = []
+            for pid in (postmaster, *_children(postmaster)):
+                # One may have ended by itself meanwhile. Held, so that no number is another process's by then.
+                with suppress(ProcessLookupError):
+                    family.append(os.pidfd_open(pid))
+                    held.callback(os.close, family[-1])
+            os.kill(postmaster, signal.SIGKILL)
+            # Its children end by themselves when they see that.
+            for process in family:
+                select.select([process], [], [])
         # Nobody need have reaped it yet, and to `kill(pid, 0)` it lives until then.
         pid_file.unlink()
 

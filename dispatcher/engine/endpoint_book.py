@@ -128,10 +128,9 @@ class EndpointBook:
             answer.set_exception(found)
             answer.exception()
             return
-        kept = self._policies.get(endpoint_row)
-        if found is not None and kept is not None and kept.version > found.version:
-            # A later reading was quicker.
-            found = kept
+        if found is not None:
+            # A later reading may have been quicker.
+            found = self.known(endpoint_row, found.version + 1) or found
         answer.set_result(found)
         if found is None:
             self._policies.pop(endpoint_row, None)

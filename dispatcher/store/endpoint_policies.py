@@ -84,6 +84,10 @@ class EndpointPolicy(Struct, frozen=True, kw_only=True):
         # Most of it is secret.
         return f"EndpointPolicy({self.endpoint_id})"
 
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        # Else a traceback with its variables would show all fields.
+        return [("endpoint_id", self.endpoint_id)]
+
 
 async def check_keyring(database: Database, keyring: KeyRing) -> None:
     """Raises `Unreadable` when the ring does not open what is stored: better now than delivery by delivery."""

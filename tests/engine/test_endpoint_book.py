@@ -4,6 +4,7 @@ import asyncio
 from typing import Any
 
 import pytest
+from rich.pretty import pretty_repr
 from sqlalchemy import event, text
 
 from dispatcher.engine import endpoint_book
@@ -63,6 +64,37 @@ async def test_a_policy_is_read_anew_when_its_old_key_stops_signing(outpost: Out
     after = await book.current(endpoint.row, 1)
     assert after is not None
     assert after.keys == during.keys[:1]
+
+
+async def test_what_signs_no_more_gives_way_to_what_is_read_whatever_its_version(
+    sqlite_outpost: Outpost, clock: FakeClock
+) -> None:
+    outpost = sqlite_outpost
+    endpoint = await outpost.endpoint()
+    await secret_rotation.rotate_secret(
+        outpost.deployment, endpoint.id, RotateSecret.read({"overlap_s": 60}), tenant=None
+    )
+    book = EndpointBook(outpost.deployment)
+    before = await book.current(endpoint.row, 1)
+    assert before is not None
+    # As where the database was restored from a backup meanwhile.
+    await outpost.change("endpoints", endpoint.row, version=before.version - 1)
+    clock.advance(61)
+    after = await book.current(endpoint.row, 1)
+    assert after is not None
+    assert (after.version, len(after.keys)) == (before.version - 1, 1)
+    assert book.known(endpoint.row, 1) is after
+
+
+async def test_a_policy_shows_nothing_that_is_secret(sqlite_outpost: Outpost) -> None:
+    endpoint = await sqlite_outpost.endpoint(
+        "http://user:pa55word@127.0.0.1:8000/?token=t0ken", headers={"X-Key": "k3y"}
+    )
+    policy = await EndpointBook(sqlite_outpost.deployment).read(endpoint.row)
+    assert policy is not None
+    for shown in (repr(policy), str([policy]), pretty_repr(policy)):
+        assert policy.endpoint_id in shown
+        assert not any(secret in shown for secret in ("pa55word", "t0ken", "k3y", repr(policy.legacy_key)))
 
 
 async def test_an_endpoint_that_is_gone_has_no_policy(sqlite_outpost: Outpost, clock: FakeClock) -> None:

@@ -152,6 +152,8 @@ async def test_what_has_become_dear_has_its_rest(
     outpost = postgres_outpost
     await verified(outpost)
     monkeypatch.setattr(marks, "REST", 1e9)
+    # So that no real look is.
+    monkeypatch.setattr(marks, "DEAR_S", 1e6)
     async with outpost.store() as store:
         rest: marks.Rest = attrgetter(looks)(store._straight._born_of_queue)  # type: ignore[attr-defined]
         for dear in (0, 1, 2):

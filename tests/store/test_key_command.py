@@ -18,6 +18,8 @@ from dispatcher.store.key_command import keys_of
 
 ONE, TWO = b"1" * 32, b"2" * 32
 TEXT = f"{base64.b64encode(ONE).decode()}\n{base64.b64encode(TWO).decode()}\n"
+#: What ends by a signal only, and by one of its own where nobody sends one.
+STAYS = "import signal; signal.alarm(60); signal.pause()"
 
 
 def python(code: str) -> str:
@@ -90,13 +92,15 @@ def test_one_that_prints_without_end_is_read_no_further_and_killed(monkeypatch: 
 def test_one_that_says_nothing_more_and_goes_on_is_killed_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(key_command, "LIMIT_S", 0.5)
     with pytest.raises(ConfigurationError, match=r"did not end within 0\.5 s"):
-        keys_of(python(f"import os, signal; os.write(1, {TEXT!r}.encode()); os.close(1); signal.pause()"))
+        keys_of(
+            python(f"import os, signal; os.write(1, {TEXT!r}.encode()); os.close(1); signal.alarm(60); signal.pause()")
+        )
 
 
 def test_it_is_ended_when_its_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(key_command, "LIMIT_S", 0.05)
     with pytest.raises(ConfigurationError, match=r"did not end within 0\.05 s"):
-        keys_of(python("import signal; signal.pause()"))
+        keys_of(python(STAYS))
 
 
 def test_it_stands_in_for_the_keys_and_not_beside_them() -> None:

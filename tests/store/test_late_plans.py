@@ -65,7 +65,7 @@ async def _fill(outpost: Outpost, statements: Sequence[str], many: int) -> None:
     endpoint = await outpost.endpoint(event_types=("job.*",), max_in_flight=1000)
     given = {"many": many, "endpoint": endpoint.row}
     for statement in statements:
-        async with outpost.database.begin() as connection:
+        async with outpost.database.begin(limited=False) as connection:
             await connection.execute(
                 text(statement), {name: value for name, value in given.items() if f":{name}" in statement}
             )
