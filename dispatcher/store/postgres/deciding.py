@@ -86,9 +86,12 @@ def decide(name: Callable[[str], str]) -> str:
     return f"""
         WITH {_ABLE},
         able AS (
-            SELECT e.*, LEAST(room, room_there, guests, share) AS most_here
+            SELECT e.*, LEAST(room, room_there, guests, GREATEST(share, of_tenants)) AS most_here
             FROM (
-                SELECT open.*, count(*) OVER () AS able, ceil(most::float8 / count(*) OVER ())::int AS share
+                -- A tenant's share, where it has few endpoints beside others' many.
+                SELECT open.*, count(*) OVER () AS able, ceil(most::float8 / count(*) OVER ())::int AS share,
+                       ceil(most::float8 / (SELECT count(DISTINCT tenant) FROM open)
+                            / count(*) OVER (PARTITION BY tenant))::int AS of_tenants
                 FROM open WHERE LEAST(room, room_there, guests) > 0
             ) e
         ),

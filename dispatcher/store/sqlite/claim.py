@@ -139,8 +139,10 @@ class Claim:
             if one.room > 0:
                 open_.append(one)
         share = max(1, -(-limit // max(1, len(open_))))
+        tenants = Counter(one.tenant for one in open_)
         for one in open_:
-            one.room = min(one.room, share)
+            # Or a tenant's share, where it has few endpoints beside others' many.
+            one.room = min(one.room, max(share, -(-limit // (len(tenants) * tenants[one.tenant]))))
         # Each of them gives one at least, so no more of them are looked at than may go.
         asked = in_turn(
             ((one.tenant, one.in_flight + 1, one.row ^ spun, one) for one in open_),
@@ -149,7 +151,10 @@ class Claim:
             slots=self._limits.per_process,
             most=limit,
         )
-        candidates = self._heads(connection, asked, share, throw)
+        candidates = self._heads(connection, [one for one in asked if one.room <= share], share, throw)
+        favoured = [one for one in asked if one.room > share]
+        if favoured:
+            candidates += self._heads(connection, favoured, max(one.room for one in favoured), throw)
         candidates.sort(key=lambda candidate: (candidate[0].guest, candidate[1], candidate[2]))
         left: list[tuple[str, int, int, tuple[Open, int]]] = []
         for one, place, delivery_row in candidates:
