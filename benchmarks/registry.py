@@ -44,6 +44,7 @@ MEASURES: Mapping[str, Measure] = {
 LONG: Mapping[str, Measure] = {
     **growth.PARTS,
     "spread": unfair.spread_rows,
+    "wide-burst": unfair.wide_burst_rows,
     "order": order.rows,
     "coalescing": coalescing.rows,
     "waiting": waiting.rows,
