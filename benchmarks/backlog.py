@@ -6,6 +6,7 @@ events are fanned out meanwhile as fast as that goes.
 """
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 from sqlalchemy import TextClause, text
 
@@ -38,16 +39,23 @@ _FIRST_PENDING = (
 )
 
 
-async def measure(databases: Databases, receiver: Receiver, *, events: int, rounds: int, many: int = MANY) -> Turns:
-    """Delivers so many events in turns, with `FEW` and with `many` pending."""
+async def measure(
+    per_s: Callable[[Databases, Receiver, int, int], Awaitable[float]],
+    databases: Databases,
+    receiver: Receiver,
+    *,
+    events: int,
+    rounds: int,
+) -> Turns:
+    """Delivers so many events in turns, with `FEW` and with `MANY` that wait."""
     found = Turns([], [])
     for _ in range(rounds):
-        found.usual.append(await _per_s(databases, receiver, events, FEW))
-        found.burdened.append(await _per_s(databases, receiver, events, many))
+        found.usual.append(await per_s(databases, receiver, events, FEW))
+        found.burdened.append(await per_s(databases, receiver, events, MANY))
     return found
 
 
-async def _per_s(databases: Databases, receiver: Receiver, events: int, pending: int) -> float:
+async def _pending_per_s(databases: Databases, receiver: Receiver, events: int, pending: int) -> float:
     async with databases.scene("postgresql") as scene:
         await scene.endpoint(receiver.url, max_in_flight=100)
         await _publish(scene, pending, *_PENDING)
@@ -64,17 +72,6 @@ async def _per_s(databases: Databases, receiver: Receiver, events: int, pending:
                     await _publish(scene, claimed - replaced, *_PENDING)
                     replaced = claimed
             return await scene.recorded_per_s(skip=_WARM_UP)
-
-
-async def measure_queue(
-    databases: Databases, receiver: Receiver, *, events: int, rounds: int, many: int = MANY
-) -> Turns:
-    """Delivers so many events out of the queue in turns, with `FEW` and with `many` more waiting there."""
-    found = Turns([], [])
-    for _ in range(rounds):
-        found.usual.append(await _queued_per_s(databases, receiver, events, FEW))
-        found.burdened.append(await _queued_per_s(databases, receiver, events, many))
-    return found
 
 
 async def _queued_per_s(databases: Databases, receiver: Receiver, events: int, behind: int) -> float:
@@ -98,8 +95,10 @@ async def _publish(scene: Scene, count: int, *statements: TextClause) -> None:
 
 async def rows(databases: Databases, receiver: Receiver, plan: Plan) -> list[Row]:
     """The table's lines on a long backlog."""
-    pending = await measure(databases, receiver, events=plan.events, rounds=plan.rounds)
-    queued = await measure_queue(databases, receiver, events=plan.events, rounds=plan.rounds)
+    pending, queued = [
+        await measure(per_s, databases, receiver, events=plan.events, rounds=plan.rounds)
+        for per_s in (_pending_per_s, _queued_per_s)
+    ]
     return [
         pending.row(f"throughput with {MANY:,} pending to that with {FEW:,}, on PostgreSQL"),
         Row(

@@ -88,7 +88,7 @@ async def _run(url: str, count: int, rounds: int, kind: Kind) -> dict[str, list[
         HttpClient(rules(allow_http=True, allow_networks=networks), connect_timeout_s=5.0, kind=kind)
         for rules in (EgressRules, Unguarded)
     ]
-    todo = list(bodies(count))
+    made = list(bodies(count))
     ratios: dict[str, list[float]] = {}
     for connections, headers in CONNECTIONS.items():
         found = ratios[connections] = []
@@ -96,7 +96,7 @@ async def _run(url: str, count: int, rounds: int, kind: Kind) -> dict[str, list[
             used = {}
             # The one that begins changes, since what comes second finds things warm.
             for client in clients if turn % 2 else clients[::-1]:
-                used[client] = await _cpu_of(client, URL(url), headers, todo)
+                used[client] = await _cpu_of(client, URL(url), headers, made)
             # The first opens connections and fills caches.
             if turn:
                 found.append(used[clients[0]] / used[clients[1]])
@@ -105,8 +105,8 @@ async def _run(url: str, count: int, rounds: int, kind: Kind) -> dict[str, list[
     return ratios
 
 
-async def _cpu_of(client: HttpClient, url: URL, headers: Mapping[str, str], todo: list[tuple[str, bytes]]) -> float:
-    key, each = Secret.parse(SECRET).key, iter(todo)
+async def _cpu_of(client: HttpClient, url: URL, headers: Mapping[str, str], made: list[tuple[str, bytes]]) -> float:
+    key, each = Secret.parse(SECRET).key, iter(made)
     before = cpu_s()
     await asyncio.gather(*(post_all(client, url, key, headers, each) for _ in range(IN_FLIGHT)))
     return cpu_s() - before

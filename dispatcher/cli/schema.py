@@ -26,25 +26,25 @@ def migrate(*, check: bool, as_json: bool) -> int:
         note(f"There is no database yet: {file.absolute()}; run: dispatcher migrate")
         return 1
     check_file(settings)
-    todo = asyncio.run(_migrate(settings, check=check))
+    named = asyncio.run(_migrate(settings, check=check))
     if as_json:
-        print_json(json.dumps({"pending": todo} if check else {"applied": todo}))
-    elif not todo:
+        print_json(json.dumps({"pending": named} if check else {"applied": named}))
+    elif not named:
         typer.echo("The schema is up to date.")
     else:
-        typer.echo("\n".join(f"{'pending' if check else 'applied'}: {migration}" for migration in todo))
+        typer.echo("\n".join(f"{'pending' if check else 'applied'}: {migration}" for migration in named))
         if check:
             note("Run them with: dispatcher migrate")
-    return 1 if check and todo else 0
+    return 1 if check and named else 0
 
 
 async def _migrate(settings: Settings, *, check: bool) -> list[str]:
     database = open_database(settings, SystemClock())
     try:
-        todo = await migrations.pending(database)
-        if todo and not check:
+        named = await migrations.pending(database)
+        if named and not check:
             await migrations.upgrade(database)
-        return todo
+        return named
     except DBAPIError as error:
         raise StoreUnavailable(f"the database refuses: {error.orig}; nothing was changed") from error
     finally:

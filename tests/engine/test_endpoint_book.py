@@ -18,6 +18,19 @@ from tests.clock import FakeClock
 from tests.outpost import PATIENCE_S, Outpost
 
 
+class Slowly:
+    """Reads policies, and answers when it is told to."""
+
+    def __init__(self) -> None:
+        self.read, self.go_on = asyncio.Event(), asyncio.Event()
+
+    async def __call__(self, *given: Any) -> Any:
+        found = await load_policies(*given)
+        self.read.set()
+        await self.go_on.wait()
+        return found
+
+
 async def test_a_policy_is_read_once_however_many_ask_for_it(sqlite_outpost: Outpost) -> None:
     outpost = sqlite_outpost
     endpoint = await outpost.endpoint()
@@ -166,23 +179,15 @@ async def test_a_policy_that_changed_while_it_was_read_is_read_again(
     outpost: Outpost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     endpoint = await outpost.endpoint()
-    book, load = EndpointBook(outpost.deployment), load_policies
-    read, go_on = asyncio.Event(), asyncio.Event()
-
-    async def slowly(*given: Any) -> Any:
-        found = await load(*given)
-        read.set()
-        await go_on.wait()
-        return found
-
+    book, slowly = EndpointBook(outpost.deployment), Slowly()
     monkeypatch.setattr(endpoint_book, "load_policies", slowly)
     first = asyncio.ensure_future(book.current(endpoint.row, 1))
-    await read.wait()
+    await slowly.read.wait()
     await outpost.change("endpoints", endpoint.row, version=2)
     second = asyncio.ensure_future(book.current(endpoint.row, 2))
     # It waits for the reading that is under way.
     await asyncio.sleep(0)
-    go_on.set()
+    slowly.go_on.set()
     assert [policy and policy.version for policy in (await first, await second)] == [1, 2]
     assert not book._reading
 
@@ -191,22 +196,14 @@ async def test_what_was_read_earlier_and_comes_later_takes_no_newer_policys_plac
     outpost: Outpost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     endpoint = await outpost.endpoint()
-    book, load = EndpointBook(outpost.deployment), load_policies
-    read, go_on = asyncio.Event(), asyncio.Event()
-
-    async def slowly(*given: Any) -> Any:
-        found = await load(*given)
-        monkeypatch.setattr(endpoint_book, "load_policies", load)
-        read.set()
-        await go_on.wait()
-        return found
-
+    book, slowly = EndpointBook(outpost.deployment), Slowly()
     monkeypatch.setattr(endpoint_book, "load_policies", slowly)
     first = asyncio.ensure_future(book.read(endpoint.row))
-    await read.wait()
+    await slowly.read.wait()
+    monkeypatch.setattr(endpoint_book, "load_policies", load_policies)
     await outpost.change("endpoints", endpoint.row, version=2)
     newer = await book.read(endpoint.row)
-    go_on.set()
+    slowly.go_on.set()
     # Nor is it sent by.
     assert await first is newer
     assert book.known(endpoint.row, 2) is newer

@@ -43,7 +43,7 @@ async def test_tenants_take_turns_at_the_claim_however_many_endpoints_one_has(
 
 
 async def test_a_tenant_with_one_endpoint_gets_its_share_of_a_claim_beside_one_with_many(outpost: Outpost) -> None:
-    await outpost.endpoint(tenant="one", max_in_flight=100)
+    single = await outpost.endpoint(tenant="one", max_in_flight=100)
     for number in range(20):
         await outpost.endpoint(f"http://127.0.0.1:8000/{number}", tenant="many", event_types=(f"t.{number}",))
     await outpost.publish(*["job.step"] * 15, tenant="one")
@@ -51,11 +51,27 @@ async def test_a_tenant_with_one_endpoint_gets_its_share_of_a_claim_beside_one_w
     async with outpost.store() as store:
         await store.fan_out(100)
         claimed = await store.claim(20)
-        ones = {endpoint.row_id for endpoint in await outpost.rows("endpoints") if endpoint.tenant == "one"}
         assert len(claimed.deliveries) == 20
         # Half of it, where an equal share of each endpoint would be one.
-        assert sum(one.endpoint_row in ones for one in claimed.deliveries) == 10
+        assert sum(one.endpoint_row == single.row for one in claimed.deliveries) == 10
         assert claimed.limited
+
+
+async def test_a_tenant_whose_endpoints_are_full_takes_no_tenants_share(outpost: Outpost) -> None:
+    single = await outpost.endpoint(tenant="one", max_in_flight=100)
+    await outpost.endpoint(tenant="full", max_in_flight=1)
+    for number in range(12):
+        await outpost.endpoint(f"http://127.0.0.1:8000/{number}", tenant="many", event_types=(f"t.{number}",))
+    async with outpost.store() as store:
+        await outpost.publish(*["job.step"] * 5, tenant="full")
+        await store.fan_out(100)
+        assert len(await claim(store)) == 1
+        await outpost.publish(*["job.step"] * 15, tenant="one")
+        await outpost.publish(*[f"t.{number}" for number in range(12)] * 3, tenant="many")
+        await store.fan_out(100)
+        claimed = await claim(store, 20)
+        assert len(claimed) == 20
+        assert sum(one.endpoint_row == single.row for one in claimed) == 10
 
 
 async def test_the_last_slots_of_a_process_are_kept_for_endpoints_and_tenants_that_hold_few(outpost: Outpost) -> None:

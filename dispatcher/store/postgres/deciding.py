@@ -12,6 +12,9 @@ from dispatcher.store.postgres.looking import CLAIMABLE, from_on
 #: Slots that are kept for who holds fewer than are left.
 KEPT = f"slots / {KEPT_ONE_IN}"
 
+#: Of an endpoint that is open: that the limits leave it something.
+_ROOM = "LEAST(room, room_there, guests) > 0"
+
 # Without the numbers beside them the planner would take unnested arrays for ten rows, and compare each with each.
 _ABLE = """
     flight AS MATERIALIZED (
@@ -58,7 +61,7 @@ def cut() -> str:
         WITH {_ABLE}
         SELECT t.i FROM (
             SELECT open.*, mine + 1 AS place, row_number() OVER (PARTITION BY tenant ORDER BY mine, lot) + held AS turn
-            FROM open WHERE LEAST(room, room_there, guests) > 0
+            FROM open WHERE {_ROOM}
         ) t
         WHERE {_goes("slots_left")} ORDER BY t.turn, t.mine, t.lot LIMIT most
     """
@@ -90,9 +93,9 @@ def decide(name: Callable[[str], str]) -> str:
             FROM (
                 -- A tenant's share, where it has few endpoints beside others' many.
                 SELECT open.*, count(*) OVER () AS able, ceil(most::float8 / count(*) OVER ())::int AS share,
-                       ceil(most::float8 / (SELECT count(DISTINCT tenant) FROM open)
+                       ceil(most::float8 / (SELECT count(DISTINCT tenant) FROM open WHERE {_ROOM})
                             / count(*) OVER (PARTITION BY tenant))::int AS of_tenants
-                FROM open WHERE LEAST(room, room_there, guests) > 0
+                FROM open WHERE {_ROOM}
             ) e
         ),
         ticket AS (
