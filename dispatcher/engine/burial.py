@@ -28,7 +28,7 @@ class Burial:
         """What waits for endpoints that have no row. Raises `StoreUnavailable`."""
         return await self._bury(
             lambda connection: unreadable.homeless(connection, self._database, endpoint_rows, BATCH),
-            "its endpoint's row is gone",
+            "its endpoint's row is gone, or is another tenant's",
         )
 
     async def of_unclaimable(self) -> int:

@@ -29,11 +29,14 @@ async def of_unknown_state(connection: AsyncConnection, database: Database, limi
 async def homeless(
     connection: AsyncConnection, database: Database, endpoint_rows: Sequence[int], limit: int
 ) -> Sequence[int]:
-    """Pending deliveries to those of the endpoints that have no row."""
+    """Pending deliveries to those of the endpoints that have no row, or are another tenant's."""
     d, e = database.tables.deliveries.c, database.tables.endpoints.c
-    there = (await connection.execute(select(e.row_id).where(e.row_id.in_(endpoint_rows)))).scalars()
-    gone = set(endpoint_rows).difference(there)
-    found = select(d.row_id).where(d.endpoint_row.in_(gone), d.state == DeliveryState.PENDING).limit(limit)
+    its = select(e.row_id).where(e.row_id == d.endpoint_row, e.tenant == d.tenant)
+    found = (
+        select(d.row_id)
+        .where(d.endpoint_row.in_(endpoint_rows), d.state == DeliveryState.PENDING, ~its.exists())
+        .limit(limit)
+    )
     return (await connection.execute(found)).scalars().all()
 
 

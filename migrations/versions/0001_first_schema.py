@@ -138,7 +138,7 @@ def upgrade() -> None:
     op.create_index(
         f"ix_{p}deliveries_claim",
         f"{p}deliveries",
-        ["endpoint_row", "fresh", "row_id"],
+        ["tenant", "endpoint_row", "fresh", "row_id"],
         schema=schema,
         unique=False,
         postgresql_where=sa.text("state = 'pending' AND due_at IS NULL AND NOT waiting"),

@@ -65,6 +65,8 @@ DELIVERIES = [
     both("failures are negative", "UPDATE deliveries SET failures = -7 WHERE row_id = :row"),
     both("interruptions are negative", "UPDATE deliveries SET interruptions = -1 WHERE row_id = :row"),
     both("the state is unknown", "UPDATE deliveries SET state = 'thinking' WHERE row_id = :row"),
+    both("it is another tenant's", "UPDATE deliveries SET tenant = 'another' WHERE row_id = :row"),
+    on_sqlite("its tenant is a blob", "UPDATE deliveries SET tenant = x'00ff' WHERE row_id = :row"),
     on_sqlite("due at some text", "UPDATE deliveries SET due_at = 'tomorrow' WHERE row_id = :row"),
 ]
 

@@ -175,8 +175,8 @@ async def test_more_endpoints_than_one_claim_looks_at_are_all_served(
     outpost: Outpost, store: HotStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     endpoints = [await outpost.endpoint(f"http://127.0.0.1:8001/{n}") for n in range(12)]
-    monkeypatch.setattr("dispatcher.store.sqlite.claim.WINDOW", 5)
-    monkeypatch.setattr("dispatcher.store.postgres.claim.WINDOW", 5)
+    monkeypatch.setattr("dispatcher.store.sqlite.window.WINDOW", 5)
+    monkeypatch.setattr("dispatcher.store.postgres.window.WINDOW", 5)
     async with outpost.store() as narrow:
         await outpost.publish("a", "b")
         await narrow.fan_out(100)

@@ -125,6 +125,27 @@ async def test_recording_looks_for_its_rows_by_their_numbers(postgres_url: str) 
     await outpost.close()
 
 
+async def test_looks_from_marks_go_by_tenant(
+    postgres_outpost: Outpost, clock: FakeClock, marked_looks: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outpost = postgres_outpost
+    monkeypatch.setattr("dispatcher.store.postgres.window.WINDOW", 3)
+    # The later in the order of tenants, the earlier in that of endpoints.
+    tenants = ["h", "g", "F", "e", "d", "C", "b", "a"]
+    rows = [(await outpost.endpoint(tenant=tenant, row_id=n + 1)).row for n, tenant in enumerate(tenants)]
+    async with outpost.store() as store, _open_transaction(outpost):
+        for _ in range(3):
+            for tenant in tenants:
+                await outpost.publish(tenant=tenant)
+            await store.fan_out(100)
+            served = []
+            for _ in range(len(tenants)):
+                claimed = (await store.claim(100)).deliveries
+                await store.record([finished(one, at=clock.now()) for one in claimed])
+                served += [one.endpoint_row for one in claimed]
+            assert sorted(served) == rows
+
+
 async def _all_claimed(outpost: Outpost, store: HotStore, **fields: object) -> Sequence[Claimed]:
     """Four events, all of them claimed, and then one more, so that the mark is behind the four."""
     await outpost.endpoint(**fields)  # type: ignore[arg-type]

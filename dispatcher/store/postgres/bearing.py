@@ -55,8 +55,8 @@ def bearing(name: Callable[[str], str], events: Events) -> str:
     # through all that the endpoint was ever sent.
     waits = f"""
         SELECT d.row_id FROM {name("deliveries")} d
-        WHERE {CLAIMABLE} AND d.endpoint_row >= e.row_id AND d.endpoint_row <= e.row_id
-        ORDER BY d.endpoint_row, d.fresh, d.row_id LIMIT 1
+        WHERE {CLAIMABLE} AND d.tenant = e.tenant AND d.endpoint_row >= e.row_id AND d.endpoint_row <= e.row_id
+        ORDER BY d.tenant, d.endpoint_row, d.fresh, d.row_id LIMIT 1
     """
     match = f"""
         SELECT p.no, e.row_id, e.tenant, e.version, {FROZEN} AS profile, e.destination_row,

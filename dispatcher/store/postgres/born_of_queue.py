@@ -37,7 +37,7 @@ class BornOfQueue:
             FROM (
                 SELECT EXISTS (SELECT FROM {name("endpoints")} WHERE catch_up) AS flagged,
                        (SELECT row_id FROM {name("deliveries")} d WHERE {CLAIMABLE}
-                        ORDER BY d.endpoint_row, d.fresh, d.row_id LIMIT 1) IS NOT NULL AS others
+                        ORDER BY d.tenant, d.endpoint_row, d.fresh, d.row_id LIMIT 1) IS NOT NULL AS others
             ) f LEFT JOIN (
                 SELECT q.event_row, e.id, e.tenant, e.type, e.timestamp, e.created_at, e.traceparent,
                        CASE WHEN q.n < $1 THEN e.data END

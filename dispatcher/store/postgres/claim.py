@@ -6,29 +6,14 @@ from datetime import datetime
 from dispatcher.rules.sharing import SPIN, dice
 from dispatcher.store.claimed import Claimed, ClaimedBatch
 from dispatcher.store.hot import Limits
+from dispatcher.store.other_tenants import OTHERS_HEADS, START, OtherTenants
 from dispatcher.store.postgres.connection import Driver, integers
 from dispatcher.store.postgres.deciding import KEPT, cut, decide
-from dispatcher.store.postgres.looking import UNSEEN_S, firsts, flight, scan, second_look, tokens
+from dispatcher.store.postgres.looking import UNSEEN_S, flight, second_look, tokens
 from dispatcher.store.postgres.marks import Looks, Marks, Place
 from dispatcher.store.postgres.taking import ABOUT, TAKEN, about, take
+from dispatcher.store.postgres.window import CHOSEN, WINDOW, firsts, look_around
 from dispatcher.store.tables import Tables
-
-#: Endpoints looked at in one claim; the next claim goes on behind them.
-WINDOW = 200
-
-#: The arrays in which the function keeps what the scan says of the endpoints: by column, with its type.
-_CHOSEN = {
-    "chosen": ("endpoint_row", "bigint"),
-    "fresh_froms": ("fresh_from", "bigint"),
-    "again_froms": ("again_from", "bigint"),
-    "homes": ("destination_row", "bigint"),
-    "versions": ("version", "int"),
-    "profiles": ("profile", "text"),
-    "tenants": ("tenant", "text"),
-    "callbacks": ("callback", "boolean"),
-    "caps": ("cap", "int"),
-    "allowances": ("tokens", "float8"),
-}
 
 
 class Claim:
@@ -37,7 +22,8 @@ class Claim:
     def __init__(self, tables: Tables, limits: Limits, *, source: str) -> None:
         self._limits = limits
         self._source = source
-        self._cursor = -1
+        self._cursor = START
+        self._others = OtherTenants()
         self._claims = 0
         self.looks = Looks()
         self.marks: Marks[Place] = Marks()
@@ -48,7 +34,7 @@ class Claim:
         self._call = f"""
             SELECT * FROM pg_temp.dispatcher_claim(
                 $1, COALESCE($2, clock_timestamp()), $3, $4, $5, $6, $7::text::bigint[], $8::text::int[], $9, $10, $11,
-                $12, $13, $14, $15, $16, COALESCE(to_timestamp($17::float8), '-infinity')
+                $12, $13, $14, $15, $16, COALESCE(to_timestamp($17::float8), '-infinity'), $18, $19, $20, $21
             ) AS c({columns})
         """
 
@@ -62,11 +48,11 @@ class Claim:
     ) -> ClaimedBatch:
         """Claims for a window of endpoints; the next claim looks behind it."""
         in_full = self.looks.in_full()
-        marks = [] if in_full else self.marks.behind((self._cursor, True), WINDOW)
+        marks = [] if in_full else self.marks.all()
         self.marks.looking()
         first, *rows = await driver.fetch(
             self._call,
-            self._cursor,
+            self._cursor[1],
             now,
             limit,
             self._limits.per_endpoint,
@@ -83,9 +69,28 @@ class Claim:
             [fresh for (_, fresh), _ in marks],
             [row for _, row in marks],
             None if in_full else self.flight_since,
+            self._cursor[0],
+            self._others.behind,
+            list(self._others.left),
+            list(self._others.left.values()),
         )
         about = first[: len(ABOUT)]
-        self._cursor, hungry, share, given, contended, homeless, looked_s, self.flight_since, *seen = about
+        (
+            behind,
+            behind_of,
+            others,
+            others_at,
+            hungry,
+            share,
+            given,
+            contended,
+            homeless,
+            looked_s,
+            self.flight_since,
+            *seen,
+        ) = about
+        self._cursor = (behind_of, behind) if behind is not None else START
+        self._others.looked_at(others, others_at)
         if in_full:
             self.looks.took(looked_s)
         if seen[0] is not None:
@@ -97,7 +102,7 @@ class Claim:
         return ClaimedBatch(
             deliveries,
             # Where they were given fewer for each other's sake, one may have what another did not need.
-            limited=self._cursor != -1
+            limited=self._cursor != START
             or len(deliveries) >= min(limit, share)
             or (given is not None and 0 < len(deliveries) < given),
             starved=hungry > 0 or contended,
@@ -157,15 +162,18 @@ def _function(tables: Tables) -> str:
             behind bigint, at_time timestamptz, most int, endpoint_cap int, destination_cap int, claimer bigint,
             ended_rows bigint[], ended_attempts int[], guest_cap int, guest_rate float8,
             event_source text, slots int, dice float8,
-            marked bigint[], marked_fresh boolean[], marks bigint[], flight_since timestamptz)
+            marked bigint[], marked_fresh boolean[], marks bigint[], flight_since timestamptz,
+            behind_of text, others_behind text, left_of text[], left_at bigint[])
         RETURNS SETOF record LANGUAGE plpgsql
         -- A bitmap scan does not mark the dead entries it comes upon, and would come upon them each time.
         -- Plans are made once, perhaps while a table is nearly empty: then the planner would read it through.
         SET plan_cache_mode = force_generic_plan SET enable_bitmapscan = off SET enable_seqscan = off AS $body$
         DECLARE
-            next_behind bigint; homeless bigint[]; seen bigint[]; seen_fresh bigint[]; seen_again bigint[];
+            next_behind bigint; next_of text; first_of text; last_of text; tenants_seen int;
+            marked_of text[]; others text[]; others_at bigint[]; resumed text[]; resumed_at bigint[];
+            homeless bigint[]; seen bigint[]; seen_fresh bigint[]; seen_again bigint[];
             -- The endpoints that have something to claim, and the places in these of those that may be given some.
-            {" ".join(f"{array} {type_}[];" for array, (_, type_) in _CHOSEN.items())} limited boolean; again boolean;
+            {" ".join(f"{array} {type_}[];" for array, (_, type_) in CHOSEN.items())} limited boolean; again boolean;
             considered int[]; hungry int;
             wanted bigint[]; locked bigint[]; paused bigint[]; contended boolean; now record;
             watched bigint[]; ramps int[]; unverified boolean[]; home_tokens float8[];
@@ -176,18 +184,10 @@ def _function(tables: Tables) -> str:
             fewer boolean := false;
             kept int := {KEPT}; spin bigint := trunc(dice * {SPIN}.0)::bigint;
         BEGIN
-            SELECT CASE WHEN bool_or(s.more) THEN max(s.endpoint_row) ELSE -1 END,
-                   array_agg(s.endpoint_row) FILTER (WHERE s.live AND s.destination_row IS NULL),
-                   array_agg(s.endpoint_row) FILTER (WHERE s.live), array_agg(s.fresh_from) FILTER (WHERE s.live),
-                   array_agg(s.again_from) FILTER (WHERE s.live),
-                   COALESCE(bool_or(s.tokens IS NOT NULL) FILTER (WHERE s.open), false),
-                   bool_or(s.again_from IS NOT NULL) FILTER (WHERE s.open),
-                   {", ".join(f"array_agg(s.{column}) FILTER (WHERE s.open)" for column, _ in _CHOSEN.values())}
-            INTO next_behind, homeless, seen, seen_fresh, seen_again, limited, again, {", ".join(_CHOSEN)}
-            FROM ({scan(name, WINDOW)}) s;
+            {look_around(name)}
             looked_s := extract(epoch FROM clock_timestamp() - began);
             hungry := COALESCE(cardinality(chosen), 0);
-            considered := ('{{{",".join(map(str, range(1, WINDOW + 1)))}}}'::int[])[1:hungry];
+            considered := ('{{{",".join(map(str, range(1, WINDOW + OTHERS_HEADS + 1)))}}}'::int[])[1:hungry];
             wanted := COALESCE(homes, '{{}}');
 
             IF hungry > most THEN

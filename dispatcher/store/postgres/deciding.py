@@ -76,7 +76,7 @@ def decide(name: Callable[[str], str]) -> str:
     def waiting(fresh: bool) -> str:
         return f"""
             SELECT FROM {name("deliveries")} d
-            WHERE {CLAIMABLE} AND d.endpoint_row = chosen[able.i]
+            WHERE {CLAIMABLE} AND d.tenant = able.tenant AND d.endpoint_row = chosen[able.i]
               AND {from_on(str(fresh), "fresh_froms[able.i]" if fresh else "again_froms[able.i]")}
             ORDER BY d.fresh, d.row_id LIMIT able.most_here
         """

@@ -232,7 +232,7 @@ class FanOut:
         """From where on the queue is to be looked at: what `dispatcher_take` wants to know beside the most to take."""
         self._taken, self._came_back = {}, ()
         self._in_full, self._began_at = self._looks.in_full(), monotonic()
-        marks = [] if self._in_full else self._marks.behind("")
+        marks = [] if self._in_full else self._marks.all()
         return self._last_tenant, [tenant for tenant, _ in marks], [row for _, row in marks]
 
     def _taken_of(self, found: Sequence[Any]) -> tuple[bool, bool, list[Any]]:

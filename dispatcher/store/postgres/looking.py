@@ -1,13 +1,12 @@
-"""What a claim on PostgreSQL looks at before it takes: who has what to claim, from where on, and what is in flight.
+"""What a claim on PostgreSQL knows of an endpoint, of a delivery, and of what is in flight.
 
-Both looks may begin at low marks (`marks`). They are parts of the claim's function and use its variables.
+Parts of the claim's function, which use its variables.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 
 from dispatcher.rules.bodies import SOURCE_MARK, WITH_SOURCE
 from dispatcher.store.hot import CLOCK_SLACK_S
-from dispatcher.store.postgres.marks import Place
 
 #: How long a claim may take that another process's count of what is in flight has not seen yet, in seconds.
 UNSEEN_S = 1.0
@@ -31,65 +30,16 @@ def tokens(most: str, rate: str, bucket: str) -> str:
 
 
 #: What an endpoint `e`, of which `s` is known, may be sent at most by itself, and whether it may be sent anything.
-_CAP = "LEAST(COALESCE(e.max_in_flight, endpoint_cap), s.ramp, floor(s.takes)::int)"
+CAP = "LEAST(COALESCE(e.max_in_flight, endpoint_cap), s.ramp, floor(s.takes)::int)"
 # LEAST and GREATEST pass over nulls, so an endpoint without a limit is told apart first.
-_TOKENS = f"""CASE WHEN e.rate_limit IS NOT NULL THEN {tokens("GREATEST(e.rate_limit, 1)", "e.rate_limit", "s")} END"""
-_OPEN = """e.status = 'enabled' AND e.deleted_at IS NULL AND (s.paused_until IS NULL OR s.paused_until <= at_time)"""
-
-
-def scan(name: Callable[[str], str], window: int) -> str:
-    """The endpoints that have something to claim behind `behind`, `window` of them at most, each with the first of its
-    fresh deliveries and of its others, null where it has none; `more` where they may not be all.
-
-    With them comes what they may be sent at most, by themselves: `cap` in flight, and `tokens` where their rate is
-    limited. Nothing that can be claimed is before the first, unless it is below a mark.
-    """
-    # A skip scan over the claim index, from endpoint and class to the next: between the marked ones it looks from each
-    # to the next, at a marked one from its mark on. How many it finds the planner cannot know: without the limits it
-    # would read all endpoints to join a few. Of the last endpoint one class may be missing, so it is left for the next.
-    return f"""
-        WITH RECURSIVE heads AS (
-            SELECT behind AS at, true AS fresh, 1 AS mark, NULL::bigint AS first
-            UNION ALL
-            SELECT next.* FROM heads h CROSS JOIN LATERAL (
-                (SELECT d.endpoint_row, d.fresh, h.mark, d.row_id FROM {name("deliveries")} d
-                 WHERE {CLAIMABLE} AND (d.endpoint_row, d.fresh) > (h.at, h.fresh)
-                   AND (d.endpoint_row, d.fresh)
-                       < (COALESCE(marked[h.mark], {2**63 - 1}), COALESCE(marked_fresh[h.mark], false))
-                 ORDER BY d.endpoint_row, d.fresh, d.row_id LIMIT 1)
-                UNION ALL
-                (SELECT marked[h.mark], marked_fresh[h.mark], h.mark + 1, (
-                    SELECT d.row_id FROM {name("deliveries")} d
-                    WHERE {CLAIMABLE} AND d.endpoint_row = marked[h.mark]
-                      AND {from_on("marked_fresh[h.mark]", "marks[h.mark]")}
-                    ORDER BY d.fresh, d.row_id LIMIT 1)
-                 WHERE h.mark <= cardinality(marked))
-                LIMIT 1
-            ) next
-        )
-        SELECT h.at AS endpoint_row, h.fresh_from, h.again_from, h.more, e.destination_row, e.version, e.tenant,
-               {FROZEN} AS profile, e.job_id IS NOT NULL AS callback,
-               {_CAP} AS cap, {_TOKENS} AS tokens, h.live, h.live AND {_OPEN} AS open
-        FROM (
-            SELECT at, min(first) FILTER (WHERE fresh) AS fresh_from, min(first) FILTER (WHERE NOT fresh) AS again_from,
-                   count(first) > 0 AS live, sum(count(*)) OVER () > {window} AS more, at = max(at) OVER () AS last
-            FROM (SELECT at, fresh, first FROM heads OFFSET 1 LIMIT {window + 1}) found GROUP BY at
-        ) h
-        LEFT JOIN LATERAL (
-            SELECT e.destination_row, e.status, e.deleted_at, e.rate_limit, e.version, e.tenant, e.profile, e.job_id,
-                   e.max_in_flight
-            FROM {name("endpoints")} e WHERE e.row_id = h.at LIMIT 1) e ON true
-        LEFT JOIN LATERAL (
-            SELECT s.paused_until, s.ramp, s.takes, s.tokens, s.tokens_at FROM {name("endpoint_state")} s
-            WHERE s.endpoint_row = h.at LIMIT 1) s ON true
-        WHERE NOT (h.more AND h.last)
-    """
+TOKENS = f"""CASE WHEN e.rate_limit IS NOT NULL THEN {tokens("GREATEST(e.rate_limit, 1)", "e.rate_limit", "s")} END"""
+OPEN = """e.status = 'enabled' AND e.deleted_at IS NULL AND (s.paused_until IS NULL OR s.paused_until <= at_time)"""
 
 
 def second_look(name: Callable[[str], str]) -> str:
     """By place of those `considered` what they may be sent by now; `same`: and they are what the scan has said."""
     return f"""
-        SELECT c.k AS place, e.version = versions[c.k] AND {_OPEN} AS same, {_CAP} AS cap, {_TOKENS} AS tokens
+        SELECT c.k AS place, e.version = versions[c.k] AND {OPEN} AS same, {CAP} AS cap, {TOKENS} AS tokens
         FROM unnest(considered) AS c(k)
         LEFT JOIN LATERAL (
             SELECT e.status, e.deleted_at, e.rate_limit, e.version, e.max_in_flight
@@ -126,14 +76,3 @@ def flight(name: Callable[[str], str]) -> str:
             SELECT e.destination_row, e.tenant, e.job_id FROM {name("endpoints")} e
             WHERE e.row_id = f.endpoint_row LIMIT 1) e ON true
     """
-
-
-def firsts(
-    endpoint_rows: Sequence[int], fresh_from: Sequence[int | None], again_from: Sequence[int | None]
-) -> Iterator[tuple[Place, int]]:
-    """What the scan says of the endpoints, as marks."""
-    for endpoint_row, fresh, again in zip(endpoint_rows, fresh_from, again_from, strict=True):
-        if again is not None:
-            yield (endpoint_row, False), again
-        if fresh is not None:
-            yield (endpoint_row, True), fresh

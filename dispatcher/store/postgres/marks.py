@@ -75,9 +75,9 @@ class Marks(Generic[K]):
         self._rows: dict[K, int] = {}
         self._told: dict[K, int] = {}
 
-    def behind(self, key: K, most: int = MOST) -> list[tuple[K, int]]:
-        """The marks of greater keys, in their order, the first ones."""
-        return sorted(each for each in self._rows.items() if each[0] > key)[:most]
+    def all(self) -> list[tuple[K, int]]:
+        """The marks, in no order."""
+        return list(self._rows.items())
 
     def looking(self) -> None:
         """A look begins: it may not see what comes back from now on."""

@@ -11,6 +11,9 @@ from dispatcher.store.postgres.looking import CLAIMABLE, from_on
 #: What the claim answers of itself, in its first row.
 ABOUT = {
     "next_behind": "bigint",
+    "next_of": "text",
+    "others": "text[]",
+    "others_at": "bigint[]",
     "hungry": "int",
     "portion": "int",
     "given": "int",
@@ -66,7 +69,7 @@ def take(name: Callable[[str], str], *, plain: bool = False) -> str:
     def waiting(fresh: bool) -> str:
         return f"""
             SELECT d.row_id, d.lane, d.sequence FROM {name("deliveries")} d
-            WHERE {CLAIMABLE} AND d.endpoint_row = allowed.endpoint_row
+            WHERE {CLAIMABLE} AND d.tenant = allowed.tenant AND d.endpoint_row = allowed.endpoint_row
               AND {from_on(str(fresh), "allowed.fresh_from" if fresh else "allowed.again_from")}
               AND (d.lane IS NULL OR NOT EXISTS (
                   SELECT FROM {name("deliveries")} busy WHERE busy.lane = d.lane
@@ -103,7 +106,8 @@ def take(name: Callable[[str], str], *, plain: bool = False) -> str:
     """
     return f"""
         WITH allowed AS MATERIALIZED (
-            SELECT chosen[a.i] AS endpoint_row, fresh_froms[a.i] AS fresh_from, again_froms[a.i] AS again_from,
+            SELECT chosen[a.i] AS endpoint_row, tenants[a.i] AS tenant, fresh_froms[a.i] AS fresh_from,
+                   again_froms[a.i] AS again_from,
                    versions[a.i] AS version, profiles[a.i] AS profile, homes[a.i] AS destination_row,
                    homes[a.i] = ANY(watched) AS watched, callbacks[a.i] AS callback, allowances[a.i] AS tokens, a.n
             FROM unnest(going, going_n) AS a(i, n)

@@ -7,13 +7,11 @@ from typing import Any
 from dispatcher.rules.sharing import dice, guaranteed_again, in_turn, spin
 from dispatcher.store.claimed import ClaimedBatch
 from dispatcher.store.hot import Limits
-from dispatcher.store.sqlite.connection import Connection, as_json, from_json
+from dispatcher.store.sqlite.connection import Connection, as_json, as_object, from_json
 from dispatcher.store.sqlite.room import Guests, Open
 from dispatcher.store.sqlite.taken import Taken
+from dispatcher.store.sqlite.window import CLAIMABLE, Window
 from dispatcher.store.tables import Tables
-
-#: Endpoints looked at in one claim; the next claim goes on behind them.
-WINDOW = 200
 
 
 class Claim:
@@ -23,36 +21,9 @@ class Claim:
         name = tables.name
         self._limits = limits
         self._source = source
-        self._cursor = -1
         self._claims = 0
-        claimable = "d.state = 'pending' AND d.due_at IS NULL AND NOT d.waiting"
-        self._any = f"SELECT EXISTS (SELECT 1 FROM {name('deliveries')} d WHERE {claimable})"
-        self._scan = f"""
-            WITH RECURSIVE heads(endpoint_row) AS (
-                SELECT * FROM (SELECT d.endpoint_row FROM {name("deliveries")} d
-                               WHERE {claimable} AND d.endpoint_row > ?1 ORDER BY d.endpoint_row LIMIT 1)
-                UNION ALL
-                SELECT (SELECT d.endpoint_row FROM {name("deliveries")} d
-                        WHERE {claimable} AND d.endpoint_row > h.endpoint_row ORDER BY d.endpoint_row LIMIT 1)
-                FROM heads h WHERE h.endpoint_row IS NOT NULL LIMIT {WINDOW + 1}
-            )
-            SELECT json_array(h.endpoint_row, e.row_id IS NULL,
-                              e.status = 'enabled' AND e.deleted_at IS NULL
-                              AND (s.paused_until IS NULL OR s.paused_until <= ?2)
-                              AND (home.paused_until IS NULL OR home.paused_until <= ?2),
-                              e.version, e.profile, e.destination_row, e.tenant,
-                              e.max_in_flight, s.ramp, s.takes,
-                              e.rate_limit, s.tokens,
-                              s.tokens_at, CASE
-                                  WHEN home.verified_at IS NULL OR home.ramp IS NOT NULL OR home.failures_in_row > 0
-                                  THEN json_array(e.job_id IS NOT NULL AND home.verified_at IS NULL, home.ramp,
-                                                  home.tokens, home.tokens_at) END) AS j
-            FROM heads h
-            LEFT JOIN {name("endpoints")} e ON e.row_id = h.endpoint_row
-            LEFT JOIN {name("endpoint_state")} s ON s.endpoint_row = h.endpoint_row
-            LEFT JOIN {name("destinations")} home ON home.row_id = e.destination_row
-            WHERE h.endpoint_row IS NOT NULL
-        """
+        self._any = f"SELECT EXISTS (SELECT 1 FROM {name('deliveries')} d WHERE {CLAIMABLE})"
+        self._window = Window(tables)
         self._flight = f"""
             SELECT json_group_array(row_id), json_group_array(attempts + 0), json_group_array(endpoint_row)
             FROM {name("deliveries")} INDEXED BY "ix_{tables.prefix}deliveries_sending" WHERE state = 'sending'
@@ -67,7 +38,8 @@ class Claim:
                 COALESCE((SELECT group_concat(j, ',') FROM (
                     SELECT json_array(d.row_id, d.lane, d.sequence) AS j
                     FROM {name("deliveries")} d INDEXED BY "ix_{tables.prefix}deliveries_claim"
-                    WHERE d.endpoint_row = asked.value AND d.fresh = {fresh} AND {claimable}
+                    WHERE d.tenant = asked.value AND d.endpoint_row = CAST(asked.key AS INTEGER)
+                      AND d.fresh = {fresh} AND {CLAIMABLE}
                       AND (d.lane IS NULL OR NOT EXISTS (
                           SELECT 1 FROM {name("deliveries")} busy WHERE busy.lane = d.lane
                           AND busy.endpoint_row = d.endpoint_row AND busy.state = 'sending'))
@@ -98,20 +70,11 @@ class Claim:
         """Whether there is something to claim at all; asked before a write transaction is opened for nothing."""
         return bool(connection.one(self._any))
 
-    def _look(self, connection: Connection, now: int) -> tuple[list[list[Any]], list[int]]:
-        """The endpoints of the window that may be sent to, and those that have no row."""
-        rows = connection.rows(self._scan, (self._cursor, now))
-        whole = len(rows) > WINDOW
-        rows = rows[:WINDOW]
-        self._cursor = rows[-1][0] if whole else -1
-        return [row for row in rows if row[2]], [row[0] for row in rows if row[1]]
-
     def run(
         self, connection: Connection, limit: int, dispatcher_row: int, now: int, ended: Sequence[tuple[int, int]]
     ) -> ClaimedBatch:
         """Claims for a window of endpoints, inside the caller's transaction; the next claim looks behind it."""
-        endpoints, homeless = self._look(connection, now)
-        unseen = self._cursor != -1
+        endpoints, homeless, unseen = self._window.look(connection, now)
         if not endpoints:
             return ClaimedBatch((), limited=unseen, homeless=homeless)
         self._claims += 1
@@ -190,7 +153,7 @@ class Claim:
     ) -> list[tuple[Open, int, int]]:
         """What can go to each, one of each lane, at which place of the endpoint's in flight."""
         result: list[tuple[Open, int, int]] = []
-        found = connection.rows(self._candidates, (as_json(one.row for one in asked), most))
+        found = connection.rows(self._candidates, (as_object({one.row: one.tenant for one in asked}), most))
         for one, (fresh, again) in zip(asked, found, strict=True):
             left = max(one.room - len(fresh), guaranteed_again(one.room, throw))
             lanes: dict[Any, tuple[int, int, int]] = {}

@@ -6,7 +6,7 @@ interpreter's lock over twice, which costs more than the row while the event loo
 
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,11 @@ from_json: Callable[[str], list[Any]] = msgspec.json.Decoder(list[Any]).decode
 def as_json(values: Iterable[Any]) -> str:
     """A set as the one parameter that `json_each` takes."""
     return _encode(list(values)).decode()
+
+
+def as_object(values: Mapping[Any, Any]) -> str:
+    """The same of values with keys, which are texts then."""
+    return _encode(values).decode()
 
 
 class Connection:

@@ -63,6 +63,7 @@ def declare_deliveries(declaring: Declaring) -> dict[str, Table]:
     declaring.index(
         deliveries,
         "deliveries_claim",
+        "tenant",
         "endpoint_row",
         "fresh",
         "row_id",
