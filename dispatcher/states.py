@@ -70,7 +70,7 @@ class Reason(StrEnum):
     TOO_LARGE = "too_large"
     #: The egress guard refuses the URL, or an address of its host.
     BLOCKED = "blocked"
-    #: The stored event or secret cannot be read.
+    #: The stored event or secret cannot be read, or the delivery's tenant is not its endpoint's.
     UNREADABLE = "unreadable"
     #: The endpoint was deleted.
     ENDPOINT_DELETED = "endpoint_deleted"

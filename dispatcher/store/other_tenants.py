@@ -10,8 +10,8 @@ START = ("", -1)
 #: Where they are of fewer tenants than this, a claim that does not look at all endpoints looks at so many others' at
 #: most.
 OTHERS = 50
-#: All these are looked at in so many heads at most: endpoints' fresh deliveries, or those that go again; in two each at
-#: least, which are one endpoint's.
+#: So much of them all is looked at: endpoints, or on PostgreSQL each one's fresh deliveries and those that go again. Of
+#: each tenant it is two at least, for one endpoint.
 OTHERS_HEADS = 100
 #: Tenants of whom it is kept where they were left.
 _KEPT = 1000
@@ -27,9 +27,12 @@ class OtherTenants:
         self.left: dict[str, int] = {}
 
     def looked_at(self, tenants: Sequence[str] | None, last: Sequence[int | None]) -> None:
-        """These were, each up to this endpoint (null: to the last that it has); null: none had to be."""
+        """These were, each up to this endpoint; null: to the last that it has, or the window had its endpoints.
+
+        Null instead of tenants: no others were looked at. The next look at them begins with the first endpoint of each.
+        """
         if tenants is None:
-            # Seldom worth a parameter.
+            # Most claims see all endpoints, and what would be kept were sent along with each.
             self.left.clear()
             return
         self.behind = tenants[-1] if len(tenants) == OTHERS else ""

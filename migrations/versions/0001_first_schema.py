@@ -306,13 +306,14 @@ def upgrade() -> None:
         *checks(
             p,
             "events_tenant",
-            sqlite="typeof(tenant) = 'text' AND length(tenant) BETWEEN 1 AND 128",
+            sqlite="typeof(tenant) = 'text' AND length(tenant) BETWEEN 1 AND 128 AND instr(tenant, char(0)) = 0",
             postgresql="length(tenant) BETWEEN 1 AND 128",
         ),
         *checks(
             p,
             "events_job_id",
-            sqlite="job_id IS NULL OR (typeof(job_id) = 'text' AND length(job_id) BETWEEN 1 AND 255)",
+            sqlite="job_id IS NULL OR (typeof(job_id) = 'text' AND length(job_id) BETWEEN 1 AND 255"
+            " AND instr(job_id, char(0)) = 0)",
             postgresql="length(job_id) BETWEEN 1 AND 255",
         ),
         *checks(

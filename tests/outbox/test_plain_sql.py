@@ -132,6 +132,13 @@ async def test_bytes_are_no_text_on_sqlite(sqlite_outpost: Outpost, column: str)
         _insert(create_engine(sync_url(sqlite_outpost), poolclass=NullPool), **{column: values.get(column, b"abc")})
 
 
+@pytest.mark.parametrize("column", ["tenant", "job_id"])
+async def test_a_text_on_sqlite_has_no_nul(sqlite_outpost: Outpost, column: str) -> None:
+    # Its JSON functions end there: it would be another's.
+    with pytest.raises(DBAPIError, match=f"ck_events_{column}"):
+        _insert(create_engine(sync_url(sqlite_outpost), poolclass=NullPool), **{column: "acme\0"})
+
+
 @pytest.mark.parametrize("moment", [1_700_000_000_000_000_000, "2026-01-01", 1.5, -(10**17)])
 async def test_a_moment_on_sqlite_is_a_number_of_microseconds_that_a_date_can_have(
     sqlite_outpost: Outpost, moment: object

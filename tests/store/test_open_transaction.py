@@ -31,18 +31,18 @@ async def _open_transaction(outpost: Outpost) -> AsyncIterator[None]:
         await connection.rollback()
 
 
-async def _leave_dead(outpost: Outpost, endpoint_row: int) -> None:
+async def _leave_dead(outpost: Outpost, endpoint_row: int, tenant: str = "default") -> None:
     """Deliveries that were sent, and events that were fanned out, all of them while the transaction was open."""
-    old = {"many": DEAD, "endpoint": endpoint_row, "old": outpost.clock.now() - timedelta(hours=1)}
+    old = {"many": DEAD, "endpoint": endpoint_row, "tenant": tenant, "old": outpost.clock.now() - timedelta(hours=1)}
     for statement in (
         # Statistics that come in the midst of it would have small tables read as a whole.
         "ALTER TABLE deliveries SET (autovacuum_enabled = off)",
         "ALTER TABLE fanout_queue SET (autovacuum_enabled = off)",
         """INSERT INTO deliveries (event_row, endpoint_row, tenant)
-           SELECT -n, :endpoint, 'default' FROM generate_series(1, :many) AS n""",
+           SELECT -n, :endpoint, :tenant FROM generate_series(1, :many) AS n""",
         "UPDATE deliveries SET state = 'sending', updated_at = :old",
         "UPDATE deliveries SET state = 'delivered'",
-        "INSERT INTO fanout_queue (tenant, event_row) SELECT 'default', -n FROM generate_series(1, :many) AS n",
+        "INSERT INTO fanout_queue (tenant, event_row) SELECT :tenant, -n FROM generate_series(1, :many) AS n",
         "DELETE FROM fanout_queue",
     ):
         async with outpost.database.begin() as connection:
@@ -144,6 +144,31 @@ async def test_looks_from_marks_go_by_tenant(
                 await store.record([finished(one, at=clock.now()) for one in claimed])
                 served += [one.endpoint_row for one in claimed]
             assert sorted(served) == rows
+
+
+async def test_looks_from_marks_do_not_look_at_other_tenants(
+    postgres_outpost: Outpost, clock: FakeClock, marked_looks: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outpost = postgres_outpost
+    monkeypatch.setattr("dispatcher.store.postgres.window.WINDOW", 5)
+    dead = await outpost.endpoint(tenant="a")
+    for _ in range(40):
+        await outpost.endpoint(tenant="many", max_in_flight=1)
+    async with outpost.store() as store, _open_transaction(outpost):
+        await _leave_dead(outpost, dead.row, tenant="a")
+        await outpost.publish("x", tenant="many")
+        await store.fan_out(100)
+        reads = []
+        for _ in range(5):
+            await outpost.publish("x", tenant="a")
+            await store.fan_out(100)
+            before = await _read(outpost, store)
+            claimed = (await store.claim(100)).deliveries
+            reads.append((await _read(outpost, store))["ix_deliveries_claim"] - before["ix_deliveries_claim"])
+            await store.record([finished(one, at=clock.now()) for one in claimed])
+        # Behind the first window there are no marks; what is dead is before it.
+        assert reads[0] >= DEAD
+        assert all(read < 200 for read in reads[1:]), reads
 
 
 async def _all_claimed(outpost: Outpost, store: HotStore, **fields: object) -> Sequence[Claimed]:

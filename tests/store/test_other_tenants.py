@@ -1,13 +1,16 @@
 """Beside a tenant's many endpoints: the others' are looked at by every claim, all of them in turn, and none twice."""
 
+import sqlite3
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
+from contextlib import closing
 
 import pytest
 
 from dispatcher.store import other_tenants
 from dispatcher.store.hot import HotStore
 from dispatcher.store.other_tenants import OtherTenants
+from dispatcher.store.sqlite.window import Window
 from tests.outpost import Outpost, Registered, finished
 from tests.store.steps import claim
 
@@ -119,6 +122,31 @@ async def test_more_tenants_than_a_claim_looks_at_have_their_turns(outpost: Outp
     for _ in range(3):
         served += await _delivered(outpost, store)
     assert {one.row: served[one.row] for one in singles} == {one.row: 1 for one in singles}
+
+
+async def test_a_tenant_that_is_no_text_keeps_nobody_from_being_served(
+    sqlite_outpost: Outpost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dispatcher.store.sqlite.window.WINDOW", WINDOW)
+    outpost = sqlite_outpost
+    async with outpost.store() as store:
+        many = await _backlog(outpost, store, "many", endpoints=2 * WINDOW - 1, events=2)
+        await outpost.change("deliveries", 1, tenant=b"\x00")
+        served = [one.endpoint_row for _ in range(2) for one in await claim(store)]
+        assert sorted(served) == [one.row for one in many]
+        assert (await store.claim(100)).limited
+
+
+async def test_endpoints_are_joined_by_their_numbers_whatever_the_statistics_say(sqlite_outpost: Outpost) -> None:
+    outpost = sqlite_outpost
+    for n in range(20):
+        await outpost.endpoint(tenant=f"t{n}")
+    window = Window(outpost.tables)
+    with closing(sqlite3.connect(outpost.database.url.file or "")) as connection:
+        connection.execute("ANALYZE")
+        for statement, given in ((window._scan, (0, "", -1)), (window._others_scan, (0, "{}", 2))):
+            plan = " ".join(row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}", given))
+            assert "SEARCH e USING INTEGER PRIMARY KEY" in plan
 
 
 def _left(kept: OtherTenants, tenants: Sequence[str], last: Sequence[int | None]) -> dict[str, int]:

@@ -170,7 +170,8 @@ def _function(tables: Tables) -> str:
         SET plan_cache_mode = force_generic_plan SET enable_bitmapscan = off SET enable_seqscan = off AS $body$
         DECLARE
             next_behind bigint; next_of text; first_of text; last_of text; tenants_seen int;
-            marked_of text[]; others text[]; others_at bigint[]; resumed text[]; resumed_at bigint[];
+            from_marks boolean := cardinality(marked) > 0; marked_of text[];
+            others text[]; others_at bigint[]; resumed text[]; resumed_at bigint[];
             homeless bigint[]; seen bigint[]; seen_fresh bigint[]; seen_again bigint[];
             -- The endpoints that have something to claim, and the places in these of those that may be given some.
             {" ".join(f"{array} {type_}[];" for array, (_, type_) in CHOSEN.items())} limited boolean; again boolean;

@@ -34,9 +34,10 @@ _KEY = "(d.tenant, d.endpoint_row, d.fresh)"
 #: What else is kept of them, whether they may be sent anything or not.
 _SEEN = {
     "homeless": ("endpoint_row", "s.live AND s.destination_row IS NULL"),
-    "seen": ("endpoint_row", "s.live"),
-    "seen_fresh": ("fresh_from", "s.live"),
-    "seen_again": ("again_from", "s.live"),
+    # A mark is its endpoint's, so what another tenant has there is none of it.
+    "seen": ("endpoint_row", "s.live AND s.destination_row IS NOT NULL"),
+    "seen_fresh": ("fresh_from", "s.live AND s.destination_row IS NOT NULL"),
+    "seen_again": ("again_from", "s.live AND s.destination_row IS NOT NULL"),
 }
 _KEPT = {array: f"array_agg(s.{column}) FILTER (WHERE {of})" for array, (column, of) in _SEEN.items()} | {
     array: f"array_agg(s.{column}) FILTER (WHERE s.open)" for array, (column, _) in CHOSEN.items()
@@ -73,7 +74,7 @@ def look_around(name: Callable[[str], str]) -> str:
             {look(marked=True)}
         ELSE
             {look(marked=False)}
-            IF tenants_seen < {OTHERS} AND (next_of IS NOT NULL OR behind >= 0) THEN
+            IF tenants_seen < {OTHERS} AND (next_of IS NOT NULL OR behind >= 0) AND NOT from_marks THEN
                 others := ARRAY({_other_tenants(name)});
                 SELECT array_agg(s.of) {_RESUMES}, array_agg(s.endpoint_row) {_RESUMES},
                        limited OR {_LIMITED}, again OR {_AGAIN},

@@ -39,7 +39,8 @@ class Window:
                                   THEN json_array(e.job_id IS NOT NULL AND home.verified_at IS NULL, home.ramp,
                                                   home.tokens, home.tokens_at) END) AS j
             FROM heads h
-            LEFT JOIN {name("endpoints")} e ON e.row_id = h.endpoint_row AND e.tenant = h.tenant
+            -- By its number: statistics may know of few endpoints that a tenant has.
+            LEFT JOIN {name("endpoints")} e ON e.row_id = h.endpoint_row AND +e.tenant = h.tenant
             LEFT JOIN {name("endpoint_state")} s ON s.endpoint_row = h.endpoint_row
             LEFT JOIN {name("destinations")} home ON home.row_id = e.destination_row
         """
@@ -98,7 +99,9 @@ class Window:
         return open_, gone, self._cursor != START
 
     def _look_at_others(self, connection: Connection, now: int, window: list[list[Any]]) -> list[list[Any]]:
-        first, last = (window[0][_TENANT], window[-1][_TENANT]) if window else (None, None)
+        # What is no text is behind all that is.
+        its = [row[_TENANT] for row in window if row[_TENANT] is not None]
+        first, last = (its[0], its[-1]) if its else (None, None)
         tenants: list[str] = from_json(connection.one(self._other_tenants, (self._others.behind, first, last)))
         others = [tenant for tenant in tenants if first is None or last is None or not first <= tenant <= last]
         if not others:

@@ -42,12 +42,13 @@ def declare_outbox(declaring: Declaring) -> dict[str, Table]:
         ),
         *declaring.check(
             "events_tenant",
-            sqlite="typeof(tenant) = 'text' AND length(tenant) BETWEEN 1 AND 128",
+            sqlite="typeof(tenant) = 'text' AND length(tenant) BETWEEN 1 AND 128 AND instr(tenant, char(0)) = 0",
             postgresql="length(tenant) BETWEEN 1 AND 128",
         ),
         *declaring.check(
             "events_job_id",
-            sqlite="job_id IS NULL OR (typeof(job_id) = 'text' AND length(job_id) BETWEEN 1 AND 255)",
+            sqlite="job_id IS NULL OR (typeof(job_id) = 'text' AND length(job_id) BETWEEN 1 AND 255"
+            " AND instr(job_id, char(0)) = 0)",
             postgresql="length(job_id) BETWEEN 1 AND 255",
         ),
         *declaring.check(
